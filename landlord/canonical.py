@@ -1,0 +1,82 @@
+"""Canonical JSON: one value, one sequence of bytes.
+
+Payload digests, idempotency digests and the mirror's spec hash all rest on this: equal values must give equal bytes in
+every process, release and after a trip through Postgres or the Kubernetes API server. So keys are sorted and an
+integral float is written as an integer (both stores do so at times), and what the stores disagree on is refused by
+:func:`faults` before it is accepted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+
+LARGEST_INTEGER = 2**53
+"""Integers beyond this are not represented alike by Postgres, JavaScript and the Kubernetes API server."""
+
+
+def dumps(value: Any) -> bytes:
+    """The canonical bytes of a JSON value (sorted keys, no blanks, integral floats as integers)."""
+    return orjson.dumps(_normal(value), option=orjson.OPT_SORT_KEYS)
+
+
+def digest(data: bytes) -> str:
+    """SHA-256 of the bytes, in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def equal(left: Any, right: Any) -> bool:
+    """Whether two JSON values are the same, whatever the order of keys and the spelling of numbers."""
+    return dumps(left) == dumps(right)
+
+
+def faults(value: Any, *, path: str = "") -> Iterator[tuple[str, str]]:
+    """What in a JSON value cannot be stored by both doors alike, as (JSON pointer, reason)."""
+    if isinstance(value, str):
+        if reason := _text_fault(value):
+            yield path, reason
+    elif isinstance(value, bool) or value is None:
+        return
+    elif isinstance(value, int):
+        if abs(value) > LARGEST_INTEGER:
+            yield path, "is an integer beyond ±2^53"
+    elif isinstance(value, float):
+        if value != value or abs(value) == float("inf"):
+            yield path, "is not a finite number"
+        elif value.is_integer() and abs(value) > LARGEST_INTEGER:
+            yield path, "is an integer beyond ±2^53"
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            where = f"{path}/{_escape(key)}"
+            if reason := _text_fault(key):
+                yield where, f"key {reason}"
+            yield from faults(item, path=where)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from faults(item, path=f"{path}/{index}")
+
+
+def _text_fault(text: str) -> str | None:
+    if "\x00" in text:
+        return "contains a NUL character"
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        return "contains a lone surrogate"
+    return None
+
+
+def _escape(key: str) -> str:
+    """RFC 6901, with what cannot be printed replaced."""
+    return key.replace("~", "~0").replace("/", "~1").encode("utf-8", "replace").decode().replace("\x00", "?")
+
+
+def _normal(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, dict):
+        return {key: _normal(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_normal(item) for item in value]
+    return value

@@ -1,0 +1,1 @@
+"""Compute: the provider interface and the engines that make a tenant run."""

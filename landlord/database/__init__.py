@@ -1,0 +1,1 @@
+"""Postgres: connections, coalesced statements, notifications, migrations."""

@@ -1,0 +1,174 @@
+"""The configuration of an installation: ``LANDLORD_*`` variables, over a YAML file, over the defaults here.
+
+Every key is checked at start; an unknown one is an error, because a misspelt setting that is silently ignored wakes
+somebody at night.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+PREFIX = "LANDLORD_"
+CONFIG_FILE = "LANDLORD_CONFIG"
+"""Names the optional YAML file; its keys are the settings' names in lower case."""
+LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
+
+
+class ConfigurationError(Exception):
+    """One line: the key, where its value came from, what is allowed."""
+
+
+class Settings(BaseSettings):
+    """Effective settings. Durations are seconds."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+
+    installation: str = Field("default", pattern=LABEL)
+    """Labels everything this installation makes; two on one engine never touch each other's."""
+
+    database_url: SecretStr = SecretStr("postgresql:///landlord")
+    """libpq URL of the tenants' database."""
+    database_pool_size: int = Field(8, ge=2, le=100)
+
+    api_host: str = "127.0.0.1"
+    api_port: int = Field(8080, ge=0, le=65535)
+    api_tokens_file: Path | None = None
+    """Lines ``name:sha256-of-token``; without it the API listens on loopback only."""
+    health_host: str = "127.0.0.1"
+    health_port: int = Field(0, ge=0, le=65535)
+    """Where operator, worker and controller serve /healthz, /readyz and /metrics; 0 takes a free port."""
+
+    workflow_provider: str = "local"
+    workflow_trigger_timeout: float = Field(30, gt=0, le=300)
+    workflow_local_url: SecretStr | None = None
+    """Database of the ``local`` engine; the tenants' by default."""
+    workflow_local_lease: float = Field(10, ge=0.5, le=10)
+    workflow_local_retention: float = Field(7 * 86400, ge=60)
+    """How long ended runs are kept by the ``local`` engine."""
+    worker_concurrency: int = Field(64, ge=1, le=1000)
+    """Runs one worker executes at a time."""
+
+    retry_attempts: int = Field(5, ge=1, le=100)
+    retry_backoff: float = Field(1, gt=0, le=300)
+    """Before the second try; doubles up to 300."""
+    execution_deadline: float = Field(3600, gt=0)
+    """After this long a run is Stalled, cancelled and started anew."""
+    tombstone_retention: float = Field(30 * 86400, ge=60)
+    idempotency_retention: float = Field(86400, ge=86400)
+
+    compute_providers: Annotated[tuple[str, ...], NoDecode] = ("docker", "mock")
+    compute_default_provider: str | None = None
+    """The first of ``compute_providers`` by default."""
+    compute_health_timeout: float = Field(300, gt=0)
+    docker_host: str | None = None
+    """As DOCKER_HOST; the engine's own default otherwise."""
+    docker_publish_address: str = "127.0.0.1"
+    docker_allow_volumes: Annotated[tuple[str, ...], NoDecode] = ()
+    """Host paths below which tenants may mount; none by default."""
+    docker_allow_host_network: bool = False
+    docker_allow_privileged: bool = False
+    docker_networks: Annotated[tuple[str, ...], NoDecode] = ()
+    """Existing networks that tenants may join beside the default bridge."""
+    docker_config_file: Path | None = None
+    """A Docker ``config.json`` with the installation's registry credentials."""
+
+    kubernetes_context: str | None = None
+    """A kubeconfig context; the pod's service account, else the current context, by default."""
+    kubernetes_namespace: str = Field("default", pattern=LABEL)
+    """Where mirrors of tenants made by REST go."""
+    kubernetes_resync: float = Field(300, ge=1)
+    kubernetes_mirror: bool = True
+    """Whether the API creates the Tenant resource behind a POST (the operator does it in any case)."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "console"] = "json"
+
+    @field_validator("compute_providers", "docker_allow_volumes", "docker_networks", mode="before")
+    @classmethod
+    def _comma_separated(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(item.strip() for item in value.split(",") if item.strip())
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.compute_providers:
+            raise ValueError("compute_providers must name at least one provider")
+        if self.compute_default_provider not in (None, *self.compute_providers):
+            raise ValueError(
+                f"compute_default_provider must be one of compute_providers ({', '.join(self.compute_providers)})"
+            )
+        return self
+
+    @property
+    def default_compute_provider(self) -> str:
+        return self.compute_default_provider or self.compute_providers[0]
+
+    @property
+    def local_engine_url(self) -> SecretStr:
+        return self.workflow_local_url or self.database_url
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # The YAML file reaches us as init settings of lower rank: see load().
+        return env_settings, init_settings
+
+
+def load(*, environment: Mapping[str, str] | None = None) -> Settings:
+    """The settings of this process. Raises :class:`ConfigurationError`."""
+    environment = os.environ if environment is None else environment
+    file = environment.get(CONFIG_FILE)
+    values = _read_file(Path(file)) if file else {}
+    unknown = sorted(
+        key
+        for key in environment
+        if key.startswith(PREFIX)
+        and key != CONFIG_FILE
+        and key.removeprefix(PREFIX).lower() not in Settings.model_fields
+    )
+    if unknown:
+        raise ConfigurationError(f"{unknown[0]} (environment): no such setting; see `landlord config` for all")
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        raise ConfigurationError(next(_lines(error, file=file, environment=environment))) from None
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigurationError(f"{CONFIG_FILE} (environment): cannot read {path}: {error.strerror}") from None
+    except yaml.YAMLError:
+        raise ConfigurationError(f"{CONFIG_FILE} (environment): {path} is not valid YAML") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigurationError(f"{CONFIG_FILE} (environment): {path} must hold a mapping of settings")
+    return values
+
+
+def _lines(error: ValidationError, *, file: str | None, environment: Mapping[str, str]) -> Iterator[str]:
+    """Never shows the value itself: it may be a secret."""
+    for fault in error.errors(include_input=False, include_url=False):
+        name = str(fault["loc"][0]) if fault["loc"] else ""
+        variable = f"{PREFIX}{name.upper()}"
+        source = "environment" if variable in environment else (file or "default")
+        message = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "extra_forbidden":
+            message = "no such setting; see `landlord config` for all"
+        yield f"{variable if name else 'settings'} ({source}): {message}"
