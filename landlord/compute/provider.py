@@ -36,7 +36,8 @@ class Endpoint:
 
     @property
     def url(self) -> str:
-        return f"{self.protocol}://{self.address}:{self.port}"
+        address = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{self.protocol}://{address}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +50,8 @@ class Outputs:
     health: str = "unknown"
     """``healthy``, ``unchecked`` (runs, nothing checks it), ``starting``, ``unhealthy`` or ``unknown``."""
     config: Mapping[str, Any] = field(default_factory=dict)
-    """The configuration that was applied; what the next plan compares with."""
+    """The configuration that was applied; what the next plan compares with. Empty in what ``status`` returns where the
+    provider cannot tell: then it is what was given to ``apply``."""
 
     def to_json(self) -> dict[str, Any]:
         value = asdict(self)
@@ -145,19 +147,29 @@ class ComputeProvider(abc.ABC):
         """What is filled in where a configuration says nothing (top-level keys)."""
 
     def validate(self, config: Mapping[str, Any]) -> Sequence[ConfigFault]:
-        """What the schema cannot say: rules across fields, and what this installation does not allow."""
+        """What the schema cannot say: rules across fields, and what this installation does not allow.
+
+        Gets only those top-level keys that satisfy the schema, so required ones may be missing.
+        """
         return ()
 
     @abc.abstractmethod
     async def apply(self, spec: ComputeSpec) -> Outputs:
         """Make the tenant exist as wanted: create, adopt by label, or replace. Idempotent.
 
-        Does not wait for health. Raises :class:`NewerGeneration`, :class:`ComputeError`.
+        Does not wait for health, and leaves what serves for an older generation serving where both can run beside
+        each other: :meth:`retire` removes it. Raises :class:`NewerGeneration`, :class:`ComputeError`.
+        """
+
+    async def retire(self, tenant_id: str, *, generation: int) -> None:
+        """Called once this generation serves: remove what is left of the generations before it. Idempotent.
+
+        Nothing to do for providers that update in place. Raises :class:`ComputeError`.
         """
 
     @abc.abstractmethod
     async def status(self, tenant_id: str) -> ComputeStatus:
-        """What exists now (``absent`` where nothing does). Raises :class:`ComputeError`."""
+        """What exists now of the newest generation (``absent`` where nothing does). Raises :class:`ComputeError`."""
 
     @abc.abstractmethod
     async def destroy(self, tenant_id: str, *, generation: int) -> None:
