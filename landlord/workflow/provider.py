@@ -11,12 +11,13 @@ import abc
 import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, ClassVar
 
 from landlord import canonical
+from landlord.workflow.execution import Execute, Worker
 
 MAX_PAYLOAD = 262_144
 """Bytes of input. The smallest limit among the engines (Step Functions), so that every tenant can move."""
@@ -64,17 +65,27 @@ class WorkflowFailure:
     permanent: bool = False
     """Trying the same input again cannot help."""
     step: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """For programs: ``existing_generation`` with code ``NewerGeneration``, ``faults`` with ``InvalidConfig``."""
 
     def to_json(self) -> dict[str, Any]:
-        return {"code": self.code, "message": self.message, "permanent": self.permanent, "step": self.step}
+        return {
+            "code": self.code,
+            "message": self.message,
+            "permanent": self.permanent,
+            "step": self.step,
+            "details": dict(self.details),
+        }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> WorkflowFailure:
+        """The opposite of :meth:`to_json`; what is absent takes its default."""
         return cls(
             code=value["code"],
             message=value["message"],
             permanent=value.get("permanent", False),
             step=value.get("step"),
+            details=value.get("details") or {},
         )
 
 
@@ -120,6 +131,14 @@ class ExecutionInfo:
     next_retry_at: datetime | None = None
 
 
+class RunFailed(Exception):
+    """Raised inside a run: it ends as ``failed`` with this failure. Whatever else a run raises is ``InternalError``."""
+
+    def __init__(self, failure: WorkflowFailure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
 class WorkflowError(Exception):
     """Whatever a provider raises is one of these; the message names engine and cause and holds no secret."""
 
@@ -143,6 +162,7 @@ class ExecutionNotFound(WorkflowError):
 class WorkflowProvider(abc.ABC):
     """A workflow engine. Subclasses are found by the entry-point group ``landlord.workflow_providers``.
 
+    A class is instantiated as ``cls(settings=Settings)``, which does no I/O and may raise ``ConfigurationError``.
     Every call but :meth:`wait` and :meth:`completions` ends by itself within the provider's own time-out.
     """
 
@@ -202,6 +222,10 @@ class WorkflowProvider(abc.ABC):
         ``force``: end it even though no worker answers. No-op for a run that has ended.
         Raises :class:`ExecutionNotFound`, :class:`ProviderUnavailable`.
         """
+
+    @abc.abstractmethod
+    def worker(self, execute: Execute) -> Worker:
+        """What executes this engine's runs in the process that calls it; ``execute`` is the workflow itself."""
 
     def completions(self) -> AsyncIterator[str]:
         """Ids of runs that have just ended, while they can be pushed: a hint to look now, may lose and repeat.

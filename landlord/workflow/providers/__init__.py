@@ -1,0 +1,1 @@
+"""Workflow engines. Nobody imports one but the registry, by entry point."""

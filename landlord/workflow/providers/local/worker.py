@@ -1,0 +1,182 @@
+"""The worker of the ``local`` engine: claims runs, keeps their leases, executes them.
+
+It never trusts its own clock against the database's: a lease is granted and judged by Postgres. Its own (monotonic)
+clock only tells it to stop *earlier* than Postgres would give the run to somebody else, when it cannot ask.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from typing import TypeVar
+
+import structlog
+
+from landlord.workflow.execution import Execute
+from landlord.workflow.provider import ProviderUnavailable
+from landlord.workflow.providers.local.run import LetGo, Run
+from landlord.workflow.providers.local.store import PURGE_BATCH, Store
+
+CLAIM_BATCH = 64
+"""Runs one claim takes at most, so that several workers share a burst."""
+POLL = 1.0
+"""Seconds between looks for runs whose worker died; new work is notified."""
+GRACE = 5.0
+"""Seconds that runs get to finish once the worker is to stop."""
+HAND_BACK_TIMEOUT = 3.0
+"""Seconds for giving unfinished runs back; without it they wait for the end of their lease."""
+
+T = TypeVar("T")
+_log = structlog.get_logger(__name__)
+
+
+class LocalWorker:
+    """Executes up to ``concurrency`` runs at a time. ``lease`` and ``retention`` are seconds."""
+
+    def __init__(self, store: Store, execute: Execute, *, concurrency: int, lease: float, retention: float) -> None:
+        self._store = store
+        self._execute = execute
+        self._concurrency = concurrency
+        self._lease = lease
+        self._retention = retention
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
+        self._runs: dict[str, Run] = {}
+        self._wake = asyncio.Event()
+        self._beat = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._available = True
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """See :class:`landlord.workflow.execution.Worker`."""
+        async with asyncio.TaskGroup() as group:
+            claiming = group.create_task(self._claim(stop, group))
+            serving = [
+                group.create_task(self._keep_leases()),
+                group.create_task(self._obey()),
+                group.create_task(self._purge()),
+            ]
+            await stop.wait()
+            self._wake.set()
+            await asyncio.wait({claiming}, timeout=GRACE)
+            claiming.cancel()
+            await self._drain()
+            for task in serving:
+                task.cancel()
+
+    async def _claim(self, stop: asyncio.Event, group: asyncio.TaskGroup) -> None:
+        while not stop.is_set():
+            self._wake.clear()
+            free = min(self._concurrency - len(self._runs), CLAIM_BATCH)
+            taken = 0
+            if free > 0:
+                asked_at = time.monotonic()
+                claimed = await self._tried(lambda: self._store.claim(most=free, worker=self._name))  # noqa: B023
+                for item in claimed or ():
+                    run = Run(item, store=self._store, execute=self._execute, lease=self._lease, asked_at=asked_at)
+                    self._runs[item.hold.execution_id] = run
+                    self._idle.clear()
+                    group.create_task(self._work(run))
+                taken = len(claimed or ())
+            if taken < free or free <= 0:
+                await _set_within(self._wake, POLL * _jitter())
+
+    async def _work(self, run: Run) -> None:
+        try:
+            await run()
+        except Exception:  # noqa: BLE001 - one run's misfortune: it is claimed again, a bounded number of times
+            _log.exception("run abandoned", execution_id=run.hold.execution_id)
+        finally:
+            # A run that was lost may have been claimed again, by this very worker.
+            if self._runs.get(run.hold.execution_id) is run:
+                del self._runs[run.hold.execution_id]
+            if not self._runs:
+                self._idle.set()
+            if len(self._runs) == self._concurrency - 1:
+                self._wake.set()
+
+    async def _keep_leases(self) -> None:
+        while True:
+            await _set_within(self._beat, min(self._lease / 3, 1.0) if self._available else self._lease / 10)
+            self._beat.clear()
+            await self._renew()
+
+    async def _renew(self) -> None:
+        runs = {run.hold: run for run in self._runs.values()}
+        if not runs:
+            return
+        asked_at = time.monotonic()
+        try:
+            # A statement that hangs must leave time for another one.
+            async with asyncio.timeout(self._lease / 3):
+                standings = await self._tried(lambda: self._store.renew(list(runs)))
+        except TimeoutError:
+            return
+        for hold, standing in (standings or {}).items():
+            runs[hold].judge(standing, asked_at=asked_at)
+
+    async def _obey(self) -> None:
+        async with aclosing(self._store.orders()) as orders:
+            async for order, execution_id in orders:
+                if order != "cancel":
+                    self._wake.set()
+                if order != "work" and (not execution_id or execution_id in self._runs):
+                    self._beat.set()  # the row says why, and whether the run is still ours
+
+    async def _purge(self) -> None:
+        pause = min(self._retention / 10, 600.0)
+        purged: int | None = 0
+        while True:
+            await asyncio.sleep(0.1 if purged == PURGE_BATCH else pause * _jitter())
+            purged = await self._tried(lambda: self._store.purge(retention=self._retention))
+
+    async def _drain(self) -> None:
+        try:
+            async with asyncio.timeout(GRACE):
+                await self._idle.wait()
+            return
+        except TimeoutError:
+            pass
+        left = list(self._runs.values())
+        for run in left:
+            run.interrupt(LetGo.STOPPING)
+        try:
+            async with asyncio.timeout(HAND_BACK_TIMEOUT):
+                await self._idle.wait()
+                await self._store.hand_back([run.hold for run in left])
+        except (TimeoutError, ProviderUnavailable):
+            _log.warning("runs could not be handed back: they wait for the end of their lease", runs=len(left))
+
+    async def _tried(self, call: Callable[[], Awaitable[T]]) -> T | None:
+        """The result, or null (after a pause, logged once) while the database is away."""
+        try:
+            result = await call()
+        except ProviderUnavailable as error:
+            if self._available:
+                _log.warning("the engine is unavailable", error=str(error))
+            self._available = False
+            await asyncio.sleep(0.5)
+            return None
+        if not self._available:
+            _log.info("the engine is available again")
+        self._available = True
+        return result
+
+
+async def _set_within(event: asyncio.Event, seconds: float) -> None:
+    """Return when the event is set, or after so many seconds."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return
+
+
+def _jitter() -> float:
+    """So that many workers do not all ask at once."""
+    return random.uniform(0.8, 1.2)  # noqa: S311
