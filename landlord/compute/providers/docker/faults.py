@@ -1,0 +1,84 @@
+"""The engine's errors in the words of the compute interface. Pure.
+
+The engine quotes what it was given, so what is known to be secret is cut out of its messages before anyone sees them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from landlord.compute.provider import ComputeError, ComputeUnavailable, PermanentComputeError
+
+LONGEST = 400
+"""Characters of the engine's message that are passed on."""
+NOT_CONNECTED = 900
+"""The status aiodocker gives where there was no answer at all."""
+
+_PORT_TAKEN = ("port is already allocated", "address already in use")
+_HOPELESS = ("OCI runtime create failed", "unable to find user", "no matching entries in passwd file")
+_NO_IMAGE = ("not found", "manifest unknown", "does not exist", "no matching manifest", "invalid reference format")
+_NO_ACCESS = ("unauthorized", "no basic auth credentials", "denied", "authentication required")
+
+
+class ImageAbsent(ComputeError):
+    """The engine does not have the image."""
+
+
+class Gone(ComputeError):
+    """The container or volume is not there (any more)."""
+
+
+class Conflict(ComputeError):
+    """The name is taken, or the container is being removed."""
+
+
+class PortTaken(ComputeError):
+    """A host port belongs to someone else at the moment."""
+
+
+def translate(*, status: int, message: str, action: str, secrets: Iterable[str] = ()) -> ComputeError:
+    """The error to raise for a refused call; ``action`` says what was tried, for users."""
+    if status == NOT_CONNECTED:
+        return ComputeUnavailable(f"cannot {action}: the Docker engine cannot be reached")
+    text = f"cannot {action}: {scrub(message, secrets=secrets)}"
+    lower = message.lower()
+    if any(sign in message for sign in _PORT_TAKEN):
+        return PortTaken(text)
+    if status == 404:
+        if "no such image" in lower:
+            return ImageAbsent(text)
+        return Gone(text) if "no such container" in lower or "no such volume" in lower else PermanentComputeError(text)
+    if status == 409:
+        return Conflict(text)
+    if status in (400, 401, 403) or any(sign in message for sign in _HOPELESS):
+        return PermanentComputeError(text)
+    return ComputeError(text)
+
+
+def translate_pull(*, status: int, message: str, image: str) -> ComputeError:
+    """The same for a pull, whose errors arrive with any status or within a stream that began well."""
+    if status == NOT_CONNECTED:
+        return ComputeUnavailable(f"cannot pull image {image}: the Docker engine cannot be reached")
+    lower = message.lower()
+    if "toomanyrequests" in lower:
+        return ComputeError(f"cannot pull image {image}: the registry's rate limit is reached")
+    if any(sign in lower for sign in _NO_ACCESS):
+        return PermanentComputeError(f"image {image} does not exist or this installation may not pull it")
+    # "dial tcp: lookup …: no such host" is a registry that cannot be reached, and says nothing of the image.
+    if "dial tcp" not in lower and (status == 404 or any(sign in lower for sign in _NO_IMAGE)):
+        return PermanentComputeError(f"image {image} does not exist")
+    if status == 400:
+        return PermanentComputeError(f"cannot pull image {image}: {scrub(message)}")
+    return ComputeError(f"cannot pull image {image}: {scrub(message)}")
+
+
+def scrub(message: str, *, secrets: Iterable[str] = ()) -> str:
+    """The first line, shortened, with every secret in it replaced."""
+    for secret in sorted({secret for secret in secrets if secret.strip()}, key=len, reverse=True):
+        if len(secret) < 4:  # so short that it is part of ordinary words: only where it stands alone
+            message = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", message)
+        else:
+            message = message.replace(secret, "***")
+    line = next(iter(message.strip().splitlines()), "")
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"

@@ -1,0 +1,171 @@
+"""What the engine's inspection of a container says about the tenant. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+from landlord.compute.provider import LABEL_GENERATION, ComputeState, ComputeStatus, Endpoint, Outputs
+from landlord.compute.providers.docker.container import LABEL_CONFIG, LABEL_PORTS, MIB, claims
+
+SETTLED = 5.0
+"""Seconds without a restart after which a container that nothing checks counts as running."""
+CRASHES = 8
+"""Restarts after which a container that restarts is given up: the engine doubles its pause, so that is about 25 s."""
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - recognised, not bound
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One container of a tenant, as inspected."""
+
+    data: Mapping[str, Any]
+
+    @property
+    def id(self) -> str:
+        return str(self.data["Id"])
+
+    @property
+    def generation(self) -> int:
+        return label_generation(self.data["Config"].get("Labels") or {})
+
+    @property
+    def digest(self) -> str:
+        return str((self.data["Config"].get("Labels") or {}).get(LABEL_CONFIG, ""))
+
+    @property
+    def state(self) -> str:
+        """The engine's word: created, running, paused, restarting, removing, exited or dead."""
+        return str(self.data["State"]["Status"])
+
+    @property
+    def active(self) -> bool:
+        """Whether it holds its ports and volumes now or may at any moment."""
+        return self.state in ("running", "restarting", "paused")
+
+    @property
+    def serving(self) -> bool:
+        """Whether users may be relying on it."""
+        return self.state == "running" and self.checked in (None, "healthy")
+
+    @property
+    def checked(self) -> str | None:
+        """The engine's verdict (starting, healthy, unhealthy); None where nothing checks."""
+        status = (self.data["State"].get("Health") or {}).get("Status")
+        return None if status in (None, "", "none") else str(status)
+
+    @property
+    def claims(self) -> frozenset[str]:
+        return claims(self.data["HostConfig"])
+
+    @property
+    def age(self) -> tuple[int, str]:
+        """Sorts a tenant's containers from the oldest to the newest."""
+        return self.generation, str(self.data.get("Created", ""))
+
+    @property
+    def needs_clock(self) -> bool:
+        """Whether :func:`describe` depends on the engine's time."""
+        return self.state == "running" and self.checked is None
+
+
+def label_generation(labels: Mapping[str, str]) -> int:
+    """0 where the label is missing or spoilt: older than everything, so that it can be replaced and destroyed."""
+    value = labels.get(LABEL_GENERATION, "")
+    return int(value) if re.fullmatch(r"[0-9]{1,18}", value) else 0
+
+
+def outputs(found: Found, *, publish_address: str, config: Mapping[str, Any], health: str) -> Outputs:
+    return Outputs(
+        resources={"container": found.id, "image": str(found.data["Image"])},
+        endpoints=endpoints(found.data, publish_address=publish_address),
+        health=health,
+        config=dict(config),
+    )
+
+
+def endpoints(data: Mapping[str, Any], *, publish_address: str) -> Sequence[Endpoint]:
+    """Where the tenant is reached from the engine's machine, in the order of the container's ports."""
+    address = _WILDCARDS.get(publish_address, publish_address)
+    names = orjson.loads((data["Config"].get("Labels") or {}).get(LABEL_PORTS) or "{}")
+    bindings = data["HostConfig"].get("PortBindings") or {}
+    direct = data["HostConfig"].get("NetworkMode") == "host"
+    found = []
+    for key in sorted(names, key=lambda key: (int(key.partition("/")[0]), key)):
+        bound = [binding["HostPort"] for binding in bindings.get(key) or () if binding.get("HostPort")]
+        port = key.partition("/")[0] if direct else next(iter(bound), None)
+        if port is not None:
+            found.append(
+                Endpoint(name=names[key]["name"], protocol=names[key]["scheme"], address=address, port=int(port))
+            )
+    return found
+
+
+def describe(found: Found, *, publish_address: str, now: datetime | None) -> ComputeStatus:
+    """The tenant's status; ``now`` is the engine's time and needed where :attr:`Found.needs_clock`."""
+    state, health, message = _judge(found, now=now)
+    return ComputeStatus(
+        state=state,
+        generation=found.generation,
+        outputs=outputs(found, publish_address=publish_address, config={}, health=health),
+        message=message,
+    )
+
+
+def _judge(found: Found, *, now: datetime | None) -> tuple[ComputeState, str, str]:
+    restarts = int(found.data.get("RestartCount", 0))
+    match found.state:
+        case "running":
+            return _judge_running(found, now=now, restarts=restarts)
+        case "created":
+            return ComputeState.STARTING, "starting", "created, not started yet"
+        case "restarting":
+            state = ComputeState.FAILED if restarts >= CRASHES else ComputeState.STARTING
+            return state, "unhealthy", f"keeps exiting ({restarts} restarts): {_exit(found.data)}"
+        case "paused":
+            return ComputeState.STOPPED, "unhealthy", "paused"
+        case "exited" if found.data["State"].get("ExitCode") == 0 and not found.data["State"].get("OOMKilled"):
+            return ComputeState.STOPPED, "unhealthy", _exit(found.data)
+        case _:
+            return ComputeState.FAILED, "unhealthy", _exit(found.data)
+
+
+def _judge_running(found: Found, *, now: datetime | None, restarts: int) -> tuple[ComputeState, str, str]:
+    again = f"restarted {restarts} times, last {_exit(found.data)}" if restarts else ""
+    match found.checked:
+        case "healthy":
+            return ComputeState.RUNNING, "healthy", ""
+        case "unhealthy":
+            health = found.data["State"]["Health"]
+            code = next((entry.get("ExitCode") for entry in reversed(health.get("Log") or ())), None)
+            failures = health.get("FailingStreak", 0)
+            return (
+                ComputeState.RUNNING,
+                "unhealthy",
+                f"health check failed {failures} times in a row (exit code {code})",
+            )
+        case None if (
+            now is not None and (now - parse_time(found.data["State"]["StartedAt"])).total_seconds() >= SETTLED
+        ):
+            return ComputeState.RUNNING, "unchecked", ""
+        case _:
+            return ComputeState.STARTING, "starting", again
+
+
+def _exit(data: Mapping[str, Any]) -> str:
+    """Why it ended, without the program's own words and without the engine's (they may quote the environment)."""
+    state = data["State"]
+    if state.get("OOMKilled"):
+        limit = int(data["HostConfig"].get("Memory") or 0) // MIB
+        return f"out of memory (exit code {state.get('ExitCode')}, limit {limit} MiB)"
+    return f"exit code {state.get('ExitCode')}"
+
+
+def parse_time(text: str) -> datetime:
+    """The engine's RFC 3339 times have nanoseconds; those are cut to microseconds."""
+    return datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", text))
