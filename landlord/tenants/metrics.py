@@ -1,0 +1,15 @@
+"""What is worth an alert about tenants, for Prometheus. One registry a process, as prometheus_client has it."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge
+
+ACCEPTED = Counter("landlord_requests_accepted_total", "Changes of tenants that were recorded", ["door", "command"])
+TRIGGER_FAILURES = Counter(
+    "landlord_trigger_failures_total", "Recorded requests whose workflow could not be triggered at once", ["door"]
+)
+TENANTS = Gauge("landlord_tenants", "Tenants by status", ["status"])
+OLDEST = Gauge("landlord_oldest_unconverged_seconds", "How long the tenant that waits longest has not moved")
+QUEUE = Gauge("landlord_queue_depth", "Keys or changes that wait", ["queue"])
+RECONCILED = Counter("landlord_reconcile_total", "Looks at tenants", ["result"])
+ENGINE_UP = Gauge("landlord_workflow_engine_up", "Whether the reconciler reaches the workflow engine")

@@ -1,0 +1,323 @@
+"""Reading and writing tenants. Concurrent calls are coalesced into one statement each."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any, TypeVar
+
+import orjson
+from psycopg.errors import DeadlockDetected, SerializationFailure
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
+
+from landlord.database.coalescer import Coalescer
+from landlord.database.engine import Database, DatabaseUnavailable
+from landlord.tenants import sql
+from landlord.tenants.model import (
+    Action,
+    Audit,
+    Change,
+    DeletionPolicy,
+    Door,
+    Execution,
+    IdempotencyKey,
+    Remains,
+    Snapshot,
+    Stalled,
+    Status,
+    Tenant,
+)
+from landlord.workflow.provider import ExecutionState
+
+_ATTEMPTS = 5
+"""Of a statement that Postgres broke off for another's sake."""
+
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredKey:
+    """An idempotency key that was used before."""
+
+    body_digest: str
+    change_id: str
+    execution_id: str | None
+    tenant_id: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """Which tenants a list shows."""
+
+    status: Status | None = None
+    compute_provider: str | None = None
+    labels: Mapping[str, str] | None = None
+    include_deleted: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InFlight:
+    """How many tenants are in a status, and for how many seconds the oldest that has not converged has been."""
+
+    status: Status
+    tenants: int
+    oldest: float
+
+
+class Repository:
+    """The tenants' tables. Every method may raise :class:`DatabaseUnavailable`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._commits: Coalescer[Change, bool] = Coalescer(
+            self._commit, key=lambda change: change.tenant.id, isolate=_one_may_be_to_blame
+        )
+        self._loads: Coalescer[str, Snapshot] = Coalescer(self._load, isolate=_one_may_be_to_blame)
+        self._looks: Coalescer[tuple[str, int, float | None], None] = Coalescer(self._look_at)
+
+    @property
+    def depth(self) -> int:
+        """Changes that wait to be written."""
+        return self._commits.depth
+
+    async def load(self, tenant_id: str) -> Snapshot:
+        """The tenant (or that there is none) as of now."""
+        return await self._loads(tenant_id)
+
+    async def commit(self, change: Change) -> bool:
+        """Write the change if the row is still at the revision it was decided on; whether it was.
+
+        Where the connection broke and the outcome is unknown, the trail is searched for the change first.
+        """
+        try:
+            return await self._commits(change)
+        except DatabaseUnavailable:
+            if change.audit is None:
+                raise
+            if await self._was_applied(change.audit.change_id):
+                return True
+            raise
+
+    async def _was_applied(self, change_id: str) -> bool:
+        for pause in (0.05, 0.2, 0.5, 1.0):
+            await asyncio.sleep(pause)
+            try:
+                return await self.applied(change_id)
+            except DatabaseUnavailable:
+                continue
+        return False
+
+    async def applied(self, change_id: str) -> bool:
+        """Whether that change is in the trail."""
+        async with self._database.connect() as connection:
+            return (await connection.execute(sql.APPLIED, {"change_id": change_id})).first() is not None
+
+    async def key(self, key: IdempotencyKey) -> StoredKey | None:
+        """The earlier use of an idempotency key."""
+        async with self._database.connect() as connection:
+            row = (
+                await connection.execute(
+                    sql.KEY, {"caller": key.caller, "method": key.method, "path": key.path, "key": key.key}
+                )
+            ).first()
+        if row is None:
+            return None
+        return StoredKey(
+            body_digest=row.body_digest, change_id=row.change_id, execution_id=row.execution_id, tenant_id=row.tenant_id
+        )
+
+    async def page(self, *, filter: Filter, after: str | None, limit: int) -> list[Snapshot]:  # noqa: A002
+        """Tenants with their heads, in the order of ids, those after ``after``."""
+        statement = sql.page(**_given(filter), after=after is not None)
+        async with self._database.connect() as connection:
+            rows = await connection.execute(statement, {**_parameters(filter), "after": after, "limit": limit})
+            return [_snapshot(row) for row in rows]
+
+    async def count(self, *, filter: Filter) -> int:  # noqa: A002
+        async with self._database.connect() as connection:
+            total = await connection.scalar(sql.count(**_given(filter)), _parameters(filter))
+        return int(total or 0)
+
+    async def executions(self, tenant_id: str, *, before: int, limit: int) -> list[tuple[int, Execution]]:
+        """With their sequence numbers, newest first, below ``before``."""
+        async with self._database.connect() as connection:
+            rows = await connection.execute(sql.EXECUTIONS, {"id": tenant_id, "before": before, "limit": limit})
+            return [(row.seq, _execution(row.execution)) for row in rows]
+
+    async def execution(self, execution_id: str) -> Execution | None:
+        async with self._database.connect() as connection:
+            row = (await connection.execute(sql.EXECUTION_BY_ID, {"id": execution_id})).first()
+        return _execution(row.execution) if row else None
+
+    async def audit(self, tenant_id: str, *, before: int, limit: int) -> list[tuple[int, Audit]]:
+        """The trail with its sequence numbers, newest first, below ``before``."""
+        async with self._database.connect() as connection:
+            rows = await connection.execute(sql.AUDIT, {"id": tenant_id, "before": before, "limit": limit})
+            return [(row.seq, _audit(row.audit)) for row in rows]
+
+    async def claim(self, *, limit: int, lease: float) -> list[str]:
+        """Tenants that are due; nobody else gets them for ``lease`` seconds."""
+        async with self._database.connect() as connection:
+            rows = await connection.execute(sql.CLAIM, {"limit": limit, "lease": lease})
+            return [row.id for row in rows]
+
+    async def look_at(self, tenant: Tenant, *, seconds: float | None) -> None:
+        """When somebody has to look again (null: nobody has to), unless the tenant has been changed meanwhile."""
+        await self._looks((tenant.id, tenant.revision, seconds))
+
+    async def wake(self) -> None:
+        """Everybody who waits is due now: the engine is back."""
+        async with self._database.connect() as connection:
+            await connection.execute(sql.WAKE)
+
+    async def owners(self, execution_ids: Sequence[str]) -> list[str]:
+        """The tenants these executions belong to."""
+        async with self._database.connect() as connection:
+            rows = await connection.execute(sql.OWNERS, {"ids": list(execution_ids)})
+            return [row.tenant_id for row in rows]
+
+    async def in_flight(self) -> list[InFlight]:
+        async with self._database.connect() as connection:
+            rows = await connection.execute(sql.IN_FLIGHT)
+            return [
+                InFlight(status=Status(row.status), tenants=row.tenants, oldest=float(row.oldest or 0)) for row in rows
+            ]
+
+    async def purge(self, *, tombstones: float, keys: float) -> None:
+        """Forget tombstones and idempotency keys older than so many seconds; what must never repeat is kept."""
+        async with self._database.connect() as connection:
+            await connection.execute(sql.PURGE, {"tombstones": tombstones, "keys": keys})
+
+    async def resources(self, *, after: str, limit: int) -> list[dict[str, Any]]:
+        """Which resource each row has, by pages in the order of ids."""
+        async with self._database.connect() as connection:
+            rows = await connection.execute(sql.RESOURCES, {"after": after, "limit": limit})
+            return [dict(row) for row in rows.mappings()]
+
+    async def _commit(self, changes: Sequence[Change]) -> list[bool]:
+        document = orjson.dumps([_encode(change) for change in changes]).decode()
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                async with self._database.connect() as connection:
+                    rows = await connection.execute(sql.COMMIT, {"changes": document})
+                    return [row.applied for row in rows]
+            except (DBAPIError, DatabaseUnavailable) as error:
+                if attempt == _ATTEMPTS or not _broken_off(error):
+                    raise
+            await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311 - jitter
+        raise AssertionError("unreachable")
+
+    async def _load(self, tenant_ids: Sequence[str]) -> list[Snapshot]:
+        wanted = list(dict.fromkeys(tenant_ids))
+        async with self._database.connect() as connection:
+            rows = await connection.execute(sql.LOAD, {"ids": wanted})
+            found = {row.id: _snapshot(row) for row in rows}
+        return [found[tenant_id] for tenant_id in tenant_ids]
+
+    async def _look_at(self, items: Sequence[tuple[str, int, float | None]]) -> list[None]:
+        document = orjson.dumps(
+            [{"id": tenant_id, "revision": revision, "seconds": seconds} for tenant_id, revision, seconds in items]
+        ).decode()
+        async with self._database.connect() as connection:
+            await connection.execute(sql.LOOK_AT, {"items": document})
+        return [None] * len(items)
+
+
+def _one_may_be_to_blame(error: Exception) -> bool:
+    return isinstance(error, IntegrityError | DataError)
+
+
+def _broken_off(error: BaseException) -> bool:
+    """Postgres undid the statement because of others: it can be run again."""
+    cause = error.__cause__ if isinstance(error, DatabaseUnavailable) else error
+    return isinstance(getattr(cause, "orig", None), DeadlockDetected | SerializationFailure)
+
+
+def _given(wanted: Filter) -> dict[str, bool]:
+    return {
+        "status": wanted.status is not None,
+        "compute_provider": wanted.compute_provider is not None,
+        "labels": bool(wanted.labels),
+        "include_deleted": wanted.include_deleted or wanted.status is Status.DELETED,
+    }
+
+
+def _parameters(wanted: Filter) -> dict[str, Any]:
+    return {
+        "status": wanted.status,
+        "compute_provider": wanted.compute_provider,
+        "labels": orjson.dumps(dict(wanted.labels)).decode() if wanted.labels else None,
+    }
+
+
+def _plain(row: Any) -> dict[str, Any]:
+    return {name.name: getattr(row, name.name) for name in fields(row)}
+
+
+def _encode(change: Change) -> dict[str, Any]:
+    executions = [{**_encode_execution(execution), "added": False} for execution in change.updated]
+    if change.added is not None:
+        executions.append({**_encode_execution(change.added), "added": True})
+    return {
+        "tenant": _plain(change.tenant),
+        "expected": change.expected,
+        "executions": executions,
+        "audit": _plain(change.audit) if change.audit else None,
+        "key": _plain(change.key) if change.key else None,
+    }
+
+
+def _encode_execution(execution: Execution) -> dict[str, Any]:
+    value = _plain(execution)
+    if execution.payload is not None:
+        value["payload"] = "\\x" + execution.payload.hex()
+    return value
+
+
+def _snapshot(row: Any) -> Snapshot:
+    remains = row.remains
+    return Snapshot(
+        id=row.id,
+        now=row.now,
+        tenant=_tenant(row.tenant) if row.tenant else None,
+        executions=tuple(_execution(value) for value in row.executions or ()),
+        remains=Remains(generation=remains["generation"], version=remains["version"], counters=remains["counters"])
+        if remains
+        else Remains(),
+    )
+
+
+def _time(value: str | None) -> datetime | None:
+    return datetime.fromisoformat(value) if value else None
+
+
+def _tenant(value: dict[str, Any]) -> Tenant:
+    for name in ("next_check_at", "created_at", "updated_at", "deleted_at"):
+        value[name] = _time(value[name])
+    value["status"] = Status(value["status"])
+    value["deletion_policy"] = DeletionPolicy(value["deletion_policy"])
+    value["stalled"] = Stalled(value["stalled"]) if value["stalled"] else None
+    return Tenant(**value)
+
+
+def _execution(value: dict[str, Any]) -> Execution:
+    for name in ("not_before", "sent_at", "deadline", "cancel_requested_at", "created_at", "ended_at"):
+        value[name] = _time(value[name])
+    value["action"] = Action(value["action"])
+    value["source"] = Door(value["source"])
+    value["state"] = ExecutionState(value["state"])
+    value["payload"] = bytes.fromhex(value["payload"][2:]) if value["payload"] else None
+    del value["seq"]
+    return Execution(**value)
+
+
+def _audit(value: dict[str, Any]) -> Audit:
+    del value["seq"]
+    value["at"] = _time(value["at"])
+    value["door"] = Door(value["door"])
+    value["from_status"] = Status(value["from_status"]) if value["from_status"] else None
+    value["to_status"] = Status(value["to_status"])
+    return Audit(**value)

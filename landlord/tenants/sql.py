@@ -1,0 +1,221 @@
+"""Every statement on the tenants' tables.
+
+Rows travel as JSON: ``jsonb_populate_record`` gives each field the type of its column, so a column is named in the
+migration and in the model, nowhere else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from sqlalchemy import TextClause, text
+
+from landlord.tenants.model import Execution, Tenant
+
+CHANNEL = "landlord_tenants"
+"""NOTIFY channel; the payload is the ids of the tenants just changed, separated by commas."""
+
+TENANT = tuple(field.name for field in fields(Tenant))
+EXECUTION = tuple(field.name for field in fields(Execution))
+_FIXED = {"execution_id", "tenant_id", "incarnation", "action", "n", "provider", "source", "created_at", "payload"}
+"""What an update of an execution leaves alone (the payload is only ever set once)."""
+
+
+def _names(columns: tuple[str, ...], prefix: str = "") -> str:
+    return ", ".join(f"{prefix}{column}" for column in columns)
+
+
+_CHANGING = tuple(column for column in EXECUTION if column not in _FIXED)
+_UPDATE_EXECUTION = f"""
+    update executions e
+    set ({_names(_CHANGING)}, payload) = ({_names(_CHANGING, "x.")}, coalesce(x.payload, e.payload))
+    from changed_executions x
+    where e.execution_id = x.execution_id and not x.added"""  # noqa: S608 - built from our own column names
+
+COMMIT: TextClause = text(
+    f"""
+with changes as (
+    select c.ordinality as i, c.value as change, (c.value ->> 'expected')::bigint as expected
+    from jsonb_array_elements(cast(:changes as jsonb)) with ordinality c
+),
+rows as materialized (
+    select changes.i, changes.expected, r.*
+    from changes, lateral jsonb_populate_record(null::tenants, changes.change -> 'tenant') r
+),
+inserted as (
+    insert into tenants ({_names(TENANT)})
+    select {_names(TENANT)} from rows where expected is null order by id
+    on conflict (id) do nothing
+    returning id
+),
+locked as materialized (  -- in one order for everybody, so that two processes cannot wait in a circle
+    select t.id, t.revision from tenants t join rows using (id)
+    where rows.expected is not null order by t.id for no key update of t
+),
+updated as (
+    update tenants t set ({_names(TENANT)}) = ({_names(TENANT, "rows.")})
+    from rows join locked using (id)
+    where t.id = rows.id and locked.revision = rows.expected
+    returning t.id
+),
+applied as materialized (select id from inserted union all select id from updated),
+done as materialized (
+    select rows.i, rows.id, changes.change from rows join applied using (id) join changes using (i)
+),
+changed_executions as materialized (
+    select e.value -> 'added' = 'true' as added, x.*
+    from done, lateral jsonb_array_elements(done.change -> 'executions') e,
+        lateral jsonb_populate_record(null::executions, e.value) x
+),
+-- One open run and one waiting run a tenant: ends come before sends, sends before inserts. Each reads the one before,
+-- because Postgres promises no order among statements of one WITH.
+closed as ({_UPDATE_EXECUTION} and x.ended_at is not null returning 1),
+sent as ({_UPDATE_EXECUTION} and x.ended_at is null and (select count(*) from closed) >= 0 returning 1),
+added as (
+    insert into executions ({_names(EXECUTION)})
+    select {_names(EXECUTION)} from changed_executions where added and (select count(*) from sent) >= 0
+),
+audited as (
+    insert into audit (change_id, tenant_id, incarnation, at, who, door, event, from_status, to_status, why,
+        generation, execution_id)
+    select a.change_id, a.tenant_id, a.incarnation, a.at, a.who, a.door, a.event, a.from_status, a.to_status, a.why,
+        a.generation, a.execution_id
+    from done, lateral jsonb_populate_record(null::audit, done.change -> 'audit') a
+    where done.change -> 'audit' <> 'null'
+),
+keyed as (
+    insert into idempotency_keys (caller, method, path, key, body_digest, change_id, execution_id, created_at)
+    select k.caller, k.method, k.path, k.key, k.body_digest, (done.change -> 'audit' ->> 'change_id')::uuid,
+        done.change -> 'audit' ->> 'execution_id', now()
+    from done, lateral jsonb_populate_record(null::idempotency_keys, done.change -> 'key') k
+    where done.change -> 'key' <> 'null'
+),
+notified as materialized (
+    select pg_notify('{CHANNEL}', string_agg(id, ',')) from done having count(*) > 0
+)
+select rows.i, done.i is not null as applied, (select count(*) from notified) as notified
+from rows left join done using (i) order by rows.i
+"""  # noqa: S608 - built from our own column names
+)
+
+LOAD: TextClause = text(
+    """
+select w.id, now() as now, row_to_json(t) as tenant, row_to_json(p) as remains,
+    (select json_agg(e) from executions e
+     where e.tenant_id = t.id and (e.ended_at is null or e.execution_id = t.head)) as executions
+from unnest(cast(:ids as text[])) as w(id)
+left join tenants t on t.id = w.id
+left join purged_tenants p on p.id = w.id
+"""
+)
+
+_PAGE = """
+select t.id, now() as now, row_to_json(t) as tenant, null as remains,
+    (select json_agg(e) from executions e where e.execution_id = t.head) as executions
+from tenants t
+where {conditions}
+order by t.id
+limit :limit
+"""
+
+
+def page(*, status: bool, compute_provider: bool, labels: bool, include_deleted: bool, after: bool) -> TextClause:
+    """A page of tenants in the order of their ids, for the filters that are given."""
+    return text(_PAGE.format(conditions=_conditions(locals())))
+
+
+def count(*, status: bool, compute_provider: bool, labels: bool, include_deleted: bool) -> TextClause:
+    return text(f"select count(*) from tenants t where {_conditions(locals())}")  # noqa: S608 - our own conditions
+
+
+def _conditions(given: dict[str, bool]) -> str:
+    conditions = {
+        "status": "t.status = :status",
+        "compute_provider": "t.compute_provider = :compute_provider",
+        "labels": "t.labels @> cast(:labels as jsonb)",
+        "after": "t.id > :after",
+    }
+    chosen = [condition for name, condition in conditions.items() if given.get(name)]
+    if not given["include_deleted"]:
+        chosen.append("t.status <> 'deleted'")
+    return " and ".join(chosen) or "true"
+
+
+CLAIM: TextClause = text(
+    """
+update tenants set next_check_at = now() + make_interval(secs => :lease)
+where id in (
+    select id from tenants where next_check_at <= now() order by next_check_at limit :limit for update skip locked
+)
+returning id
+"""
+)
+"""Writes ``next_check_at`` alone, not the revision: whoever decides meanwhile is not disturbed."""
+
+LOOK_AT: TextClause = text(
+    """
+update tenants t set next_check_at = now() + make_interval(secs => w.seconds)
+from jsonb_to_recordset(cast(:items as jsonb)) as w(id text, revision bigint, seconds float8)
+where t.id = w.id and t.revision = w.revision
+"""
+)
+"""Null seconds: nobody has to look."""
+
+WAKE: TextClause = text("update tenants set next_check_at = now() where next_check_at > now()")
+
+OWNERS: TextClause = text("select distinct tenant_id from executions where execution_id = any(cast(:ids as text[]))")
+
+EXECUTIONS: TextClause = text(
+    """
+select seq, row_to_json(e) as execution from executions e
+where tenant_id = :id and seq < :before order by seq desc limit :limit
+"""
+)
+EXECUTION_BY_ID: TextClause = text("select row_to_json(e) as execution from executions e where execution_id = :id")
+
+AUDIT: TextClause = text(
+    """
+select seq, row_to_json(a) as audit from audit a
+where tenant_id = :id and seq < :before order by seq desc limit :limit
+"""
+)
+
+APPLIED: TextClause = text("select 1 from audit where change_id = cast(:change_id as uuid)")
+
+KEY: TextClause = text(
+    """
+select k.body_digest, k.change_id::text, k.execution_id, a.tenant_id
+from idempotency_keys k left join audit a using (change_id)
+where k.caller = :caller and k.method = :method and k.path = :path and k.key = :key
+"""
+)
+
+PURGE: TextClause = text(
+    """
+with gone as (
+    delete from tenants where status = 'deleted' and deleted_at < now() - make_interval(secs => :tombstones)
+    returning id, generation, version, counters
+), old as (
+    delete from idempotency_keys where created_at < now() - make_interval(secs => :keys)
+)
+insert into purged_tenants (id, generation, version, counters) select id, generation, version, counters from gone
+on conflict (id) do update
+set generation = excluded.generation, version = excluded.version, counters = excluded.counters
+"""
+)
+
+IN_FLIGHT: TextClause = text(
+    """
+select status, count(*) as tenants,
+    extract(epoch from now() - min(updated_at) filter (where status not in ('ready', 'deleted', 'failed'))) as oldest
+from tenants group by status
+"""
+)
+
+RESOURCES: TextClause = text(
+    """
+select id, status, namespace, resource_uid, detached, revision from tenants
+where id > :after order by id limit :limit
+"""
+)
+"""For the operator's resync: every row, tombstones too, by pages."""
