@@ -97,8 +97,9 @@ async def start(
     contained: bool = False,
     death_signal: signal.Signals = signal.SIGKILL,
     environment: Mapping[str, str] | None = None,
+    folder: Path = Path("/"),
 ) -> Child:
-    """Start a program in a session of its own, working in ``/``, without standard input.
+    """Start a program in a session of its own, working in ``folder``, without standard input.
 
     ``user``: run as that one (we must be root). ``contained``: see :func:`landlord.dev.child._contained`.
     ``death_signal`` is what it gets when we end. Output is appended to ``log``, or dropped. Raises ``RuntimeError``
@@ -121,7 +122,7 @@ async def start(
             stdin=DEVNULL,
             stdout=DEVNULL if output is None else output,
             stderr=STDOUT,
-            cwd="/",
+            cwd=folder,
             env=None if environment is None else dict(environment),
             start_new_session=True,
         )
@@ -138,10 +139,12 @@ async def run(
     log: Path | None = None,
     user: str | None = None,
     environment: Mapping[str, str] | None = None,
+    folder: Path = Path("/"),
+    nice: int = 0,
     timeout: float = 60,
 ) -> int:
     """Run a program to its end and return its exit status. Raises :class:`LauncherError` after ``timeout`` seconds."""
-    process = await start(argv, name=name, log=log, user=user, environment=environment)
+    process = await start(argv, name=name, log=log, user=user, environment=environment, folder=folder, nice=nice)
     try:
         async with asyncio.timeout(timeout):
             return await process.wait()

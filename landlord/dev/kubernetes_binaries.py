@@ -1,0 +1,172 @@
+"""The programs of a Kubernetes control plane: found, or built once with Go into a cache of the user's.
+
+``kubernetes_go/go.mod`` beside this module names their exact versions, ``go.sum`` their hashes; both together name the
+cache entry. ``python -m landlord.dev.kubernetes_binaries`` fills the cache ahead of time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from landlord.dev.processes import LauncherError, Unavailable, start
+
+SOURCE = Path(__file__).with_name("kubernetes_go")
+HOW_TO_GET = "install Go (https://go.dev/dl), or set KUBEBUILDER_ASSETS to a folder with etcd and kube-apiserver"
+BUILD_TIMEOUT = 3600
+"""Seconds. Everything cold takes four minutes on two cores."""
+BUILD_NICE = 10
+REPORT_EVERY = 10
+"""Seconds between two words on a build that goes on."""
+
+Progress = Callable[[str], None]
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Binaries:
+    """Where the programs are. Only the first two are needed for an API server."""
+
+    etcd: Path
+    kube_apiserver: Path
+    kube_controller_manager: Path | None
+    kubectl: Path | None
+
+
+def cache() -> Path:
+    """This version's entry in the user's cache; it is there as a whole or not at all."""
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    digest = hashlib.sha256()
+    for name in ("go.mod", "go.sum"):
+        digest.update((SOURCE / name).read_bytes())
+    return Path(home).expanduser() / "landlord" / "controlplane" / digest.hexdigest()[:16]
+
+
+def find() -> Binaries | None:
+    """What is there already: ``KUBEBUILDER_ASSETS``, then the cache."""
+    assets = os.environ.get("KUBEBUILDER_ASSETS")
+    for place in ([Path(assets)] if assets else []) + [cache()]:
+        if (place / "etcd").exists() and (place / "kube-apiserver").exists():
+            return _in(place)
+    return None
+
+
+async def find_or_build(*, progress: Progress) -> Binaries:
+    """:func:`find`, else build, which takes minutes the first time; ``progress`` is told in words.
+
+    Raises :class:`Unavailable` if there is no Go, :class:`LauncherError` if the build fails. Two processes that build
+    at once build once.
+    """
+    if (found := find()) is not None:
+        return found
+    go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
+    if go is None:
+        raise Unavailable(f"there is no Kubernetes control plane on this machine; {HOW_TO_GET}")
+    target = cache()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    async with _locked(target.with_suffix(".lock"), progress=progress):
+        if (found := find()) is not None:
+            return found
+        for left_over in target.parent.glob(f"{target.name}.building-*"):  # by one that was killed
+            shutil.rmtree(left_over, ignore_errors=True)
+        fresh = Path(tempfile.mkdtemp(prefix=f"{target.name}.building-", dir=target.parent))
+        try:
+            await _build(Path(go), fresh=fresh, progress=progress)
+            await asyncio.to_thread(fresh.rename, target)
+        except BaseException:
+            shutil.rmtree(fresh, ignore_errors=True)
+            raise
+    return _in(target)
+
+
+def _in(folder: Path) -> Binaries:
+    manager, kubectl = folder / "kube-controller-manager", folder / "kubectl"
+    on_path = shutil.which("kubectl")
+    return Binaries(
+        etcd=folder / "etcd",
+        kube_apiserver=folder / "kube-apiserver",
+        kube_controller_manager=manager if manager.exists() else None,
+        kubectl=kubectl if kubectl.exists() else (Path(on_path) if on_path else None),
+    )
+
+
+async def _build(go: Path, *, fresh: Path, progress: Progress) -> None:
+    module = shutil.copytree(SOURCE, fresh / "module")
+    version = re.search(r"^require k8s\.io/kubernetes (v(\d+)\.(\d+)\.\S+)", (module / "go.mod").read_text(), re.M)
+    assert version is not None, "go.mod names the version of k8s.io/kubernetes"
+    stamp = "k8s.io/component-base/version.git"
+    flags = f"-s -w -X {stamp}Version={version[1]} -X {stamp}Major={version[2]} -X {stamp}Minor={version[3]}"
+    log = fresh / "build.log"
+    progress(f"building the Kubernetes {version[1]} control plane with Go; this happens once and takes a few minutes")
+    build = await start(
+        [go, "build", "-v", "-trimpath", "-ldflags", flags, "-o", f"{fresh}/", "tool"],
+        name="go build",
+        log=log,
+        nice=BUILD_NICE,
+        environment={**os.environ, "GOFLAGS": "-mod=readonly", "GOWORK": "off"},
+        folder=module,
+    )
+    try:
+        async with asyncio.timeout(BUILD_TIMEOUT):
+            ended = asyncio.create_task(build.wait())
+            while not ended.done():
+                await asyncio.wait([ended], timeout=REPORT_EVERY)
+                lines = log.read_text(errors="replace").splitlines()
+                fetched = sum(line.startswith("go: downloading") for line in lines)
+                progress(f"{fetched} modules fetched, {len(lines) - fetched} packages compiled")
+        if build.returncode != 0:
+            raise LauncherError(f"go build failed with status {build.returncode}: {build.tail()}")
+    except TimeoutError:
+        raise LauncherError(f"go build did not end within {BUILD_TIMEOUT} s") from None
+    finally:
+        await build.kill()
+    (fresh / "server").rename(fresh / "etcd")
+    shutil.rmtree(module)
+    log.unlink()
+    progress("the control plane is built")
+
+
+@asynccontextmanager
+async def _locked(path: Path, *, progress: Progress) -> AsyncIterator[None]:
+    """Wait for our turn."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        told = False
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not told:
+                    progress("another process builds the control plane; waiting for it")
+                    told = True
+                await asyncio.sleep(0.3)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def main() -> None:
+    """Fill the cache, if it is not full and can be filled."""
+    try:
+        found = asyncio.run(find_or_build(progress=_log.info))
+    except Unavailable as reason:
+        _log.warning(str(reason))
+    else:
+        _log.info("the control plane is there", folder=str(found.etcd.parent))
+
+
+if __name__ == "__main__":
+    main()
