@@ -1,0 +1,1 @@
+"""The command line. Commands are found by the entry-point group ``landlord.commands``."""
