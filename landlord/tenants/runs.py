@@ -68,7 +68,7 @@ def new_run(
     return (
         replace(
             tenant,
-            counters={**tenant.counters, action: n},
+            counters={**tenant.counters, action.value: n},
             head=execution.execution_id,
             workflow_execution_id=execution.execution_id,
         ),

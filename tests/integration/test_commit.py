@@ -1,0 +1,254 @@
+"""The one writing statement, on a real Postgres: compare-and-set, batches, faults of one, and everything together."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import fields, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from landlord.database.engine import Database
+from landlord.tenants import runs
+from landlord.tenants.accept import Validation, accept
+from landlord.tenants.commands import Create, Delete, Replace, Request
+from landlord.tenants.model import Action, Change, Door, Execution, IdempotencyKey, Snapshot, Status, Tenant
+from landlord.tenants.repository import Filter, Repository
+from landlord.tenants.runs import Policy
+from landlord.tenants.service import after
+
+POLICY = Policy(installation="test", provider="local", complete=lambda _, config: dict(config))
+VALIDATION = Validation(default_provider="mock", faults=lambda _, __: [], check=lambda _: None)
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    async with Database(SecretStr(database_url), pool_size=8) as database:
+        yield database
+
+
+@pytest.fixture
+def repository(database: Database) -> Repository:
+    return Repository(database)
+
+
+def decide_on(snapshot: Snapshot, command: Any, *, key: IdempotencyKey | None = None) -> Change:
+    request = Request(tenant_id=snapshot.id, command=command, who="tester", door=Door.API, key=key)
+    change = accept(snapshot, request, policy=POLICY, validation=VALIDATION).change
+    assert change is not None
+    return change
+
+
+def unique(prefix: str = "t") -> str:
+    return f"{prefix}-{uuid.uuid4().hex[:12]}"
+
+
+async def create(repository: Repository, tenant_id: str, **config: Any) -> Snapshot:
+    change = decide_on(await repository.load(tenant_id), Create(compute_config={"image": "x", **config}))
+    assert await repository.commit(change)
+    return await repository.load(tenant_id)
+
+
+@pytest.mark.parametrize(("table", "model"), [("tenants", Tenant), ("executions", Execution)])
+async def test_columns_are_the_fields_of_the_model(database: Database, table: str, model: type) -> None:
+    async with database.connect() as connection:
+        rows = await connection.execute(
+            text("select column_name from information_schema.columns where table_name = :table"), {"table": table}
+        )
+        columns = {row.column_name for row in rows}
+    assert columns - {"seq"} == {field.name for field in fields(model)}
+
+
+async def test_what_was_committed_is_what_is_loaded(repository: Repository) -> None:
+    tenant_id = unique()
+    empty = await repository.load(tenant_id)
+    assert empty.tenant is None
+    change = decide_on(empty, Create(compute_config={"image": "x", "n": 1.5}, labels={"a": "b"}))
+    assert await repository.commit(change)
+    found = await repository.load(tenant_id)
+    assert found == replace(after(empty, change), now=found.now)
+
+
+async def test_a_stale_change_is_refused_and_writes_nothing(repository: Repository, database: Database) -> None:
+    snapshot = await create(repository, unique())
+    first = decide_on(snapshot, Replace(compute_config={"image": "y"}))
+    second = decide_on(snapshot, Delete())
+    assert await repository.commit(first)
+    assert not await repository.commit(second)
+    found = await repository.load(snapshot.id)
+    assert found.tenant is not None
+    assert found.tenant.status is Status.PLANNING
+    assert found.tenant.compute_config == {"image": "y"}
+    assert [line.event for _, line in await repository.audit(snapshot.id, before=2**62, limit=10)] == [
+        "change spec",
+        "create",
+    ]
+    assert len(await repository.executions(snapshot.id, before=2**62, limit=10)) == 1
+
+
+async def test_ends_sends_and_inserts_go_together_under_the_unique_indexes(repository: Repository) -> None:
+    """Closing the sent run, sending the waiting one and inserting another waiting one is one statement."""
+    snapshot = await create(repository, unique())
+    deletion = decide_on(snapshot, Delete())
+    assert await repository.commit(deletion)
+    snapshot = await repository.load(snapshot.id)
+    assert snapshot.tenant is not None
+    assert snapshot.sent is not None
+    assert snapshot.waiting is not None
+    ended = replace(snapshot.sent, ended_at=snapshot.now)
+    sent = runs.freeze(snapshot.waiting, tenant=snapshot.tenant, now=snapshot.now, policy=POLICY)
+    tenant, added = runs.new_run(
+        tenant=snapshot.tenant, action=Action.DELETE, source=Door.API, now=snapshot.now, policy=POLICY, send=False
+    )
+    change = Change(
+        tenant=replace(tenant, revision=tenant.revision + 1),
+        expected=tenant.revision,
+        updated=(sent, ended),
+        added=added,
+        audit=None,
+    )
+    assert await repository.commit(change)
+    found = await repository.load(snapshot.id)
+    assert found.sent is not None
+    assert found.sent.execution_id == sent.execution_id
+    assert found.sent.payload == sent.payload
+    assert found.waiting is not None
+    assert found.waiting.execution_id == added.execution_id
+
+
+async def test_two_open_runs_of_one_tenant_cannot_be_written(repository: Repository) -> None:
+    snapshot = await create(repository, unique())
+    assert snapshot.tenant is not None
+    tenant, added = runs.new_run(
+        tenant=snapshot.tenant, action=Action.UPDATE, source=Door.API, now=snapshot.now, policy=POLICY, send=True
+    )
+    change = Change(tenant=replace(tenant, revision=2), expected=1, added=added, audit=None)
+    with pytest.raises(IntegrityError):
+        await repository.commit(change)
+    assert (await repository.load(snapshot.id)).tenant == snapshot.tenant
+
+
+async def test_only_the_culprit_of_a_batch_fails(repository: Repository) -> None:
+    good = [unique("good") for _ in range(20)]
+    bad = unique("bad")
+    change = decide_on(await repository.load(bad), Create(compute_config={"image": "x"}))
+    poisoned = replace(change, tenant=replace(change.tenant, compute_config={"image": "\x00"}))
+    results = await asyncio.gather(
+        *(create(repository, tenant_id) for tenant_id in good), repository.commit(poisoned), return_exceptions=True
+    )
+    assert isinstance(results[-1], DBAPIError)
+    assert all(isinstance(result, Snapshot) and result.tenant is not None for result in results[:-1])
+    assert (await repository.load(bad)).tenant is None
+
+
+async def test_a_key_is_taken_once(repository: Repository) -> None:
+    key = IdempotencyKey(caller="c", method="POST", path="/api/tenants", key=unique(), body_digest="d")
+    one, two = unique(), unique()
+    first = decide_on(await repository.load(one), Create(compute_config={}), key=key)
+    second = decide_on(await repository.load(two), Create(compute_config={}), key=key)
+    assert await repository.commit(first)
+    with pytest.raises(IntegrityError):
+        await repository.commit(second)
+    stored = await repository.key(key)
+    assert stored is not None
+    assert stored.tenant_id == one
+    assert stored.execution_id == f"tenant-{one}-plan"
+    assert (await repository.load(two)).tenant is None
+
+
+async def test_concurrent_creates_make_one_tenant(repository: Repository) -> None:
+    tenant_id = unique()
+    snapshot = await repository.load(tenant_id)
+    results = await asyncio.gather(
+        *(repository.commit(decide_on(snapshot, Create(compute_config={"n": n}))) for n in range(50))
+    )
+    assert sum(results) == 1
+    assert len(await repository.audit(tenant_id, before=2**62, limit=100)) == 1
+
+
+async def test_two_processes_never_deadlock_and_lose_nothing(database_url: str) -> None:
+    """Every applied change raised the revision by one and left one line in the trail."""
+    ids = [unique(f"h{number}") for number in range(20)]
+    applied = 0
+
+    async def hammer(repository: Repository, seed: int) -> None:
+        nonlocal applied
+        chance = random.Random(seed)
+        for _ in range(15):
+            chosen = chance.sample(ids, 10)
+            snapshots = await asyncio.gather(*(repository.load(tenant_id) for tenant_id in chosen))
+            changes = [
+                decide_on(s, Replace(compute_config={"n": chance.random()}) if s.tenant else Create(compute_config={}))
+                for s in snapshots
+            ]
+            results = await asyncio.gather(*(repository.commit(change) for change in changes))
+            applied += sum(results)
+
+    async with (
+        Database(SecretStr(database_url), pool_size=4) as one,
+        Database(SecretStr(database_url), pool_size=4) as two,
+    ):
+        await asyncio.gather(*(hammer(Repository(one if n % 2 else two), n) for n in range(6)))
+        repository = Repository(one)
+        revisions = 0
+        for tenant_id in ids:
+            found = await repository.load(tenant_id)
+            assert found.tenant is not None
+            trail = await repository.audit(tenant_id, before=2**62, limit=1000)
+            assert len(trail) == found.tenant.revision
+            revisions += found.tenant.revision
+    assert revisions == applied
+
+
+async def test_pages_go_through_everything_once(repository: Repository) -> None:
+    prefix = unique("page")
+    wanted = [f"{prefix}-{n:02d}" for n in range(7)]
+    for tenant_id in wanted:
+        change = decide_on(await repository.load(tenant_id), Create(compute_config={}, labels={"page": prefix}))
+        assert await repository.commit(change)
+    chosen = Filter(labels={"page": prefix}, status=Status.PLANNING, compute_provider="mock")
+    first = await repository.page(filter=chosen, after=None, limit=4)
+    second = await repository.page(filter=chosen, after=first[-1].id, limit=4)
+    assert [snapshot.id for snapshot in (*first, *second)] == wanted
+    assert all(snapshot.head is not None for snapshot in first)
+    assert await repository.count(filter=chosen) == 7
+
+
+async def test_claims_are_exclusive_and_leave_the_revision_alone(repository: Repository) -> None:
+    snapshot = await create(repository, unique())
+    assert snapshot.tenant is not None
+    await repository.look_at(snapshot.tenant, seconds=-1)
+    claimed = await asyncio.gather(*(repository.claim(limit=1000, lease=30) for _ in range(4)))
+    assert sum(ids.count(snapshot.id) for ids in claimed) == 1
+    found = await repository.load(snapshot.id)
+    assert found.tenant is not None
+    assert found.tenant.revision == snapshot.tenant.revision
+
+
+async def test_a_purged_tombstone_leaves_its_counters(repository: Repository, database: Database) -> None:
+    snapshot = await create(repository, unique())
+    assert snapshot.tenant is not None
+    gone = replace(
+        snapshot.tenant,
+        status=Status.DELETED,
+        deleted_at=datetime(2020, 1, 1, tzinfo=UTC),
+        revision=2,
+        workflow_execution_id=None,
+    )
+    assert snapshot.sent is not None
+    change = Change(tenant=gone, expected=1, updated=(replace(snapshot.sent, ended_at=snapshot.now),), audit=None)
+    assert await repository.commit(change)
+    await repository.purge(tombstones=3600, keys=86400)
+    found = await repository.load(snapshot.id)
+    assert found.tenant is None
+    again = decide_on(found, Create(compute_config={}))
+    assert again.tenant.generation == 2
+    assert again.added is not None
+    assert again.added.execution_id == f"tenant-{snapshot.id}-plan-2"
