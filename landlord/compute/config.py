@@ -109,16 +109,19 @@ def _message(error: ValidationError) -> str:
         case Kind.PropertyNames(inner):
             return f"has a key that is not allowed: it {_message(inner)}"
         case Kind.AnyOf(context) | Kind.OneOfNotValid(context):
-            return f"must be one of: {'; '.join(_branch(branch) for branch in context)}"
+            return (
+                f"must be one of: {'; '.join(_branch(branch, at=pointer(error.instance_path)) for branch in context)}"
+            )
         case Kind.OneOfMultipleValid():
             return "must be only one of the alternatives"
         case _:
             return f"is not valid (keyword {error.kind.name})"
 
 
-def _branch(errors: list[ValidationError]) -> str:
+def _branch(errors: list[ValidationError], *, at: str) -> str:
+    """What one alternative asks for; places are told from where the alternatives begin."""
     described = [fault for error in errors for fault in _describe(error)]
-    return " and ".join(f"{fault.path} {fault.message}".strip() for fault in described)
+    return " and ".join(f"{fault.path.removeprefix(at)} {fault.message}".strip() for fault in described)
 
 
 def _one_of(options: list[str]) -> str:

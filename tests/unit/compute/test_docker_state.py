@@ -1,0 +1,213 @@
+"""What inspections, errors and credential files are read as."""
+
+from __future__ import annotations
+
+import base64
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from landlord.compute.provider import ComputeError, ComputeUnavailable, PermanentComputeError
+from landlord.compute.providers.docker import credentials, faults, state
+
+NOW = datetime(2026, 1, 1, 0, 0, 10, tzinfo=UTC)
+
+
+def inspected(*, restarts: int = 0, bindings: Any = None, **more: Any) -> state.Found:
+    return state.Found(
+        {
+            "Id": "c1",
+            "Image": "sha256:1",
+            "Created": "2026-01-01T00:00:00Z",
+            "RestartCount": restarts,
+            "Config": {
+                "Labels": {
+                    "landlord.dev/generation": "2",
+                    "landlord.dev/ports": '{"80/tcp": {"name": "web", "scheme": "http"}}',
+                },
+                "Env": ["TOKEN=hunter2"],
+            },
+            "HostConfig": {"Memory": 64 * 2**20, "PortBindings": bindings or {}, "NetworkMode": "bridge"},
+            "State": {"StartedAt": "2026-01-01T00:00:00.123456789Z", "ExitCode": 0, "Pid": 0, **more},
+        }
+    )
+
+
+def verdict(found: state.Found, now: datetime = NOW) -> tuple[str, str, str]:
+    status = state.describe(found, publish_address="127.0.0.1", now=now)
+    assert status.generation == 2
+    return status.state.value, status.outputs.health, status.message
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"Status": "running"}, ("running", "unchecked", "")),
+        ({"Status": "running", "StartedAt": "2026-01-01T00:00:05.5Z"}, ("starting", "starting", "")),
+        (
+            {"Status": "running", "StartedAt": "2026-01-01T00:00:09Z", "restarts": 2, "ExitCode": 3},
+            ("starting", "starting", "restarted 2 times, last exit code 3"),
+        ),
+        ({"Status": "running", "Health": {"Status": "starting"}}, ("starting", "starting", "")),
+        ({"Status": "running", "Health": {"Status": "none"}}, ("running", "unchecked", "")),
+        ({"Status": "running", "Health": {"Status": "healthy"}}, ("running", "healthy", "")),
+        (
+            {
+                "Status": "running",
+                "Health": {"Status": "unhealthy", "FailingStreak": 3, "Log": [{"ExitCode": 7, "Output": "hunter2"}]},
+            },
+            ("running", "unhealthy", "health check failed 3 times in a row (exit code 7)"),
+        ),
+        ({"Status": "created"}, ("starting", "starting", "created, not started yet")),
+        ({"Status": "paused"}, ("stopped", "unhealthy", "paused")),
+        ({"Status": "exited"}, ("stopped", "unhealthy", "exit code 0")),
+        ({"Status": "exited", "ExitCode": 2, "Error": "hunter2"}, ("failed", "unhealthy", "exit code 2")),
+        (
+            {"Status": "exited", "ExitCode": 137, "OOMKilled": True},
+            ("failed", "unhealthy", "out of memory (exit code 137, limit 64 MiB)"),
+        ),
+        (
+            {"Status": "restarting", "restarts": 2, "ExitCode": 1},
+            ("starting", "unhealthy", "keeps exiting (2 restarts): exit code 1"),
+        ),
+        (
+            {"Status": "restarting", "restarts": 8, "ExitCode": 1},
+            ("failed", "unhealthy", "keeps exiting (8 restarts): exit code 1"),
+        ),
+        ({"Status": "dead", "ExitCode": 1}, ("failed", "unhealthy", "exit code 1")),
+    ],
+)
+def test_states(given: dict[str, Any], expected: tuple[str, str, str]) -> None:
+    assert verdict(inspected(**given)) == expected
+
+
+def test_the_engines_clock_may_be_in_any_zone() -> None:
+    found = inspected(Status="running", StartedAt="2026-01-01T02:00:05.999999999+02:00")
+    assert verdict(found)[1] == "starting"
+    assert verdict(found, datetime(2026, 1, 1, 0, 0, 11, tzinfo=UTC))[1] == "unchecked"
+
+
+@pytest.mark.parametrize(
+    ("address", "shown", "url"),
+    [
+        ("127.0.0.1", "127.0.0.1", "http://127.0.0.1:20001"),
+        ("0.0.0.0", "127.0.0.1", "http://127.0.0.1:20001"),
+        ("10.1.2.3", "10.1.2.3", "http://10.1.2.3:20001"),
+        ("::1", "::1", "http://[::1]:20001"),
+    ],
+)
+def test_endpoints(address: str, shown: str, url: str) -> None:
+    found = inspected(Status="running", bindings={"80/tcp": [{"HostIp": address, "HostPort": "20001"}]})
+    (endpoint,) = state.endpoints(found.data, publish_address=address)
+    assert (endpoint.name, endpoint.address, endpoint.url) == ("web", shown, url)
+
+
+@given(label=st.text(max_size=20))
+def test_a_spoilt_generation_is_the_oldest(label: str) -> None:
+    generation = state.label_generation({"landlord.dev/generation": label})
+    assert generation == (int(label) if label.isascii() and label.isdigit() and len(label) <= 18 else 0)
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "kind"),
+    [
+        (900, "Cannot connect", ComputeUnavailable),
+        (404, "No such image: x:1", faults.ImageAbsent),
+        (404, "No such container: abc", faults.Gone),
+        (404, "network nope not found", PermanentComputeError),
+        (409, "Conflict. The container name is already in use", faults.Conflict),
+        (500, "driver failed: Bind for 127.0.0.1:1 failed: port is already allocated", faults.PortTaken),
+        (500, "listen tcp4 127.0.0.1:1: bind: address already in use", faults.PortTaken),
+        (400, "OCI runtime create failed: exec: no such file", PermanentComputeError),
+        (500, "OCI runtime create failed: operation not permitted", PermanentComputeError),
+        (500, "unable to find user x: no matching entries in passwd file", PermanentComputeError),
+        (500, "something else", ComputeError),
+    ],
+)
+def test_refused_calls(status: int, message: str, kind: type[ComputeError]) -> None:
+    assert type(faults.translate(status=status, message=message, action="try")) is kind
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "kind"),
+    [
+        (404, "manifest for x:1 not found: manifest unknown: manifest unknown", PermanentComputeError),
+        (404, "pull access denied for x, repository does not exist", PermanentComputeError),
+        (500, 'Get "https://r/v2/x/manifests/1": no basic auth credentials', PermanentComputeError),
+        (500, 'Get "https://registry-1.docker.io/v2/": dial tcp: lookup r: no such host', ComputeError),
+        (500, 'Get "http://localhost:1/v2/": dial tcp 127.0.0.1:1: connect: connection refused', ComputeError),
+        (0, "toomanyrequests: You have reached your pull rate limit", ComputeError),
+        (0, "unexpected EOF", ComputeError),
+        (900, "Cannot connect", ComputeUnavailable),
+    ],
+)
+def test_failed_pulls(status: int, message: str, kind: type[ComputeError]) -> None:
+    error = faults.translate_pull(status=status, message=message, image="x:1")
+    assert type(error) is kind
+    assert "x:1" in str(error)
+
+
+@given(secret=st.text(min_size=1, max_size=12).filter(lambda text: text.strip() and "*" not in text), tail=st.text())
+def test_secrets_are_cut_out(secret: str, tail: str) -> None:
+    message = f'exec "{secret}" failed'
+    cut = faults.scrub(message, secrets=[secret, ""])
+    assert f'"{secret}"' not in cut
+    assert "\n" not in faults.scrub(f"{message}\n{tail}")
+
+
+@pytest.mark.parametrize(
+    ("image", "registry", "full"),
+    [
+        ("nginx", "docker.io", "docker.io/library/nginx"),
+        ("nginx:1.2", "docker.io", "docker.io/library/nginx:1.2"),
+        ("me/app", "docker.io", "docker.io/me/app"),
+        ("docker.io/me/app", "docker.io", "docker.io/me/app"),
+        ("index.docker.io/nginx", "docker.io", "docker.io/library/nginx"),
+        ("localhost/app", "localhost", "localhost/app"),
+        ("reg.example.com/a/b:1", "reg.example.com", "reg.example.com/a/b:1"),
+        ("127.0.0.1:5000/a", "127.0.0.1:5000", "127.0.0.1:5000/a"),
+    ],
+)
+def test_registries(image: str, registry: str, full: str) -> None:
+    assert credentials.registry_of(image) == registry
+    assert credentials.qualified(image) == full
+
+
+def test_credentials(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    encoded = base64.b64encode(b"me:pass:word").decode()
+    file.write_text(
+        json.dumps(
+            {
+                "auths": {
+                    "https://index.docker.io/v1/": {"auth": encoded},
+                    "reg.example.com": {"identitytoken": "token"},
+                    "plain:5000": {"username": "u", "password": "p"},
+                    "helper.example.com": {},
+                },
+                "credsStore": "desktop",
+            }
+        )
+    )
+    read = credentials.read_credentials
+    assert read(file, registry="docker.io") == {"username": "me", "password": "pass:word"}
+    assert read(file, registry="reg.example.com") == {"identitytoken": "token"}
+    assert read(file, registry="plain:5000") == {"username": "u", "password": "p"}
+    assert read(file, registry="helper.example.com") is None
+    assert read(file, registry="other.example.com") is None
+
+
+@pytest.mark.parametrize("content", ["hunter2", "[]", '{"auths": {"r": {"auth": "hunter2!"}}}', '{"auths": {"r": 1}}'])
+def test_spoilt_credentials_are_not_shown(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(content)
+    with pytest.raises(ComputeError, match="not a Docker config") as caught:
+        credentials.read_credentials(file, registry="r")
+    assert "hunter2" not in str(caught.value)
+    with pytest.raises(ComputeError, match="cannot be read"):
+        credentials.read_credentials(tmp_path / "absent", registry="r")
