@@ -1,0 +1,562 @@
+"""The docker provider against a real engine."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import gzip
+import hashlib
+import io
+import json
+import socket
+import tarfile
+import time
+import urllib.request
+import uuid
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiodocker import Docker
+from aiohttp import web  # noqa: TID251 - a registry, served by the test
+
+from landlord.compute.config import with_defaults
+from landlord.compute.provider import (
+    ComputeError,
+    ComputeSpec,
+    ComputeState,
+    ComputeStatus,
+    ComputeUnavailable,
+    NewerGeneration,
+    PermanentComputeError,
+)
+from landlord.compute.providers.docker import DockerProvider, container
+from landlord.settings import Settings
+
+SECRET = "hunter2-s3cr3t"
+WEB: dict[str, Any] = {
+    "ports": [{"container_port": 8080, "scheme": "http", "name": "web"}],
+    "health_check": {"http": {"port": 8080, "path": "/healthz"}, "interval_seconds": 0.2, "timeout_seconds": 10},
+    "env": {"TOKEN": SECRET},
+    "init": True,
+    "stop_timeout_seconds": 1,
+}
+ABSENT = ComputeState.ABSENT
+Make = Callable[..., DockerProvider]
+
+
+@pytest.fixture
+async def docker(docker_host: str) -> AsyncIterator[Docker]:
+    async with Docker(url=docker_host) as client:
+        yield client
+
+
+@pytest.fixture
+async def make(docker_host: str, docker: Docker) -> AsyncIterator[Make]:
+    """Makes providers of one installation of this test's own, and removes what they left."""
+    installation = f"test-{uuid.uuid4().hex[:12]}"
+    made: list[DockerProvider] = []
+
+    def make_provider(*, suffix: str = "", host: str = docker_host, **settings: Any) -> DockerProvider:
+        provider = DockerProvider(
+            settings=Settings(installation=f"{installation}{suffix}", docker_host=host, **settings)
+        )
+        made.append(provider)
+        return provider
+
+    yield make_provider
+    for provider in made:
+        await provider.close()
+    for one in await docker.containers.list(all="true"):
+        if installation in one._container["Labels"].get("landlord.dev/installation", ""):
+            await one.delete(force=True, v=True)
+    for volume in (await docker.volumes.list())["Volumes"] or ():
+        if installation in volume["Name"]:
+            await (await docker.volumes.get(volume["Name"])).delete()
+
+
+@pytest.fixture
+def provider(make: Make) -> DockerProvider:
+    return make()
+
+
+class Tenant:
+    """One tenant's calls."""
+
+    def __init__(self, image: str, docker: Docker) -> None:
+        self.image = image
+        self.docker = docker
+
+    def spec(self, generation: int = 1, *, attempt: int = 1, **config: Any) -> ComputeSpec:
+        config = {"image": self.image, **WEB, **config}
+        config = {key: value for key, value in config.items() if value is not None}
+        return ComputeSpec(tenant_id="acme", generation=generation, attempt=attempt, config=config)
+
+    async def containers(self, provider: DockerProvider) -> list[dict[str, Any]]:
+        return [dict(one.data) for one in await provider._find("acme")]
+
+    async def ids(self, provider: DockerProvider) -> list[str]:
+        return [one["Id"] for one in await self.containers(provider)]
+
+
+@pytest.fixture
+def tenant(busybox_image: str, docker: Docker) -> Tenant:
+    return Tenant(busybox_image, docker)
+
+
+def shell(script: str) -> dict[str, Any]:
+    """A tenant that runs this instead of the server."""
+    return {"entrypoint": ["/bin/busybox"], "command": ["sh", "-c", script], "ports": None, "health_check": None}
+
+
+async def until(
+    provider: DockerProvider, wanted: Callable[[ComputeStatus], bool], *, limit: float = 30
+) -> ComputeStatus:
+    deadline = time.monotonic() + limit
+    while not wanted(status := await provider.status("acme")):
+        assert time.monotonic() < deadline, status
+        await asyncio.sleep(0.05)
+    return status
+
+
+async def until_serving(provider: DockerProvider) -> ComputeStatus:
+    return await until(provider, lambda status: status.serving)
+
+
+async def fetch(url: str) -> int:
+    def get() -> int:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return int(answer.status)
+
+    return await asyncio.to_thread(get)
+
+
+async def test_a_tenant_is_made_healthy_and_removed(provider: DockerProvider, tenant: Tenant) -> None:
+    await provider.ready()
+    assert (await provider.status("acme")).state is ABSENT
+    config = {"resources": {"cpu_millicores": 500, "memory_mb": 32, "pids": 20}, "labels": {"team": "a"}}
+    outputs = await provider.apply(tenant.spec(**config))
+    status = await until_serving(provider)
+    assert (status.state, status.generation, status.outputs.health) == (ComputeState.RUNNING, 1, "healthy")
+    (endpoint,) = status.outputs.endpoints
+    assert outputs.endpoints == [endpoint]
+    assert (endpoint.name, endpoint.address) == ("web", "127.0.0.1")
+    assert await fetch(f"{endpoint.url}/healthz") == 200
+    assert outputs.config["image"] == tenant.image
+
+    (inspected,) = await tenant.containers(provider)
+    assert outputs.resources["container"] == inspected["Id"]
+    assert inspected["HostConfig"]["NanoCpus"] == 500_000_000
+    assert inspected["HostConfig"]["Memory"] == 32 * 2**20
+    assert inspected["Config"]["Labels"]["team"] == "a"
+    assert inspected["NetworkSettings"]["Ports"]["8080/tcp"] == [
+        {"HostIp": "127.0.0.1", "HostPort": str(endpoint.port)}
+    ]
+
+    again = await provider.apply(tenant.spec(attempt=2, **config))
+    assert again.resources == outputs.resources
+    await provider.destroy("acme", generation=1)
+    assert (await provider.status("acme")).state is ABSENT
+    await provider.destroy("acme", generation=1)
+
+
+async def test_what_nothing_checks_is_unchecked_after_five_seconds(provider: DockerProvider, tenant: Tenant) -> None:
+    await provider.apply(tenant.spec(health_check=None))
+    began = time.monotonic()
+    first = await provider.status("acme")
+    assert (first.state, first.outputs.health) == (ComputeState.STARTING, "starting")
+    status = await until_serving(provider)
+    assert status.outputs.health == "unchecked"
+    assert 4 < time.monotonic() - began < 10
+
+
+async def test_the_endpoint_stays_when_the_engine_restarts_it(provider: DockerProvider, tenant: Tenant) -> None:
+    outputs = await provider.apply(tenant.spec())
+    await until_serving(provider)
+    await tenant.docker.containers.container(outputs.resources["container"]).kill()
+    await tenant.docker.containers.container(outputs.resources["container"]).start()
+    status = await until_serving(provider)
+    assert status.outputs.endpoints == outputs.endpoints
+    assert await fetch(f"{status.outputs.endpoints[0].url}/healthz") == 200
+
+
+async def test_a_container_created_by_a_killed_worker_is_adopted(make: Make, tenant: Tenant) -> None:
+    killed, other = make(), make()
+    spec = tenant.spec()
+    config = with_defaults(killed, spec.config)
+    created = await killed._create(spec, config=config, digest=container.config_hash(config), turn=0)
+    assert created.data["State"]["Pid"] == 0
+    assert (await other.status("acme")).state is ComputeState.STARTING
+    outputs = await other.apply(spec)
+    assert outputs.resources["container"] == created.id
+    await until_serving(other)
+
+
+@pytest.mark.parametrize("delay", [0.005, 0.02, 0.04, 0.08, 0.16, 0.32])
+async def test_whenever_a_worker_is_killed_another_goes_on(make: Make, tenant: Tenant, delay: float) -> None:
+    first = asyncio.create_task(make().apply(tenant.spec()))
+    await asyncio.sleep(delay)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    other = make()
+    outputs = await other.apply(tenant.spec(attempt=2))
+    await until_serving(other)
+    assert await tenant.ids(other) == [outputs.resources["container"]]
+
+
+async def test_workers_at_the_same_time_make_one(make: Make, tenant: Tenant) -> None:
+    providers = [make() for _ in range(4)]
+    made = await asyncio.gather(*(one.apply(tenant.spec()) for one in providers))
+    assert len({outputs.resources["container"] for outputs in made}) == 1
+    assert len(await tenant.ids(providers[0])) == 1
+    await asyncio.gather(*(one.destroy("acme", generation=1) for one in providers))
+    assert (await providers[0].status("acme")).state is ABSENT
+
+
+async def test_an_update_keeps_the_old_until_the_new_serves(provider: DockerProvider, tenant: Tenant) -> None:
+    old = await provider.apply(tenant.spec(1))
+    await until_serving(provider)
+    new = await provider.apply(tenant.spec(2, env={"TOKEN": "other"}))
+    status = await provider.status("acme")
+    assert status.generation == 2
+    assert await fetch(f"{old.endpoints[0].url}/healthz") == 200
+    status = await until_serving(provider)
+    await provider.retire("acme", generation=2)
+    assert await tenant.ids(provider) == [new.resources["container"]]
+    assert await fetch(f"{status.outputs.endpoints[0].url}/healthz") == 200
+    await provider.retire("acme", generation=2)
+    assert (await provider.status("acme")).serving
+
+
+async def test_an_update_with_a_fixed_port(provider: DockerProvider, tenant: Tenant, free_port: int) -> None:
+    ports = [{"container_port": 8080, "host_port": free_port, "scheme": "http"}]
+    await provider.apply(tenant.spec(1, ports=ports))
+    await until_serving(provider)
+    new = await provider.apply(tenant.spec(2, ports=ports))
+    old, _ = await tenant.containers(provider)
+    assert old["State"]["Status"] == "exited"
+    assert new.endpoints[0].port == free_port
+    await until_serving(provider)
+    await provider.retire("acme", generation=2)
+    assert await fetch(f"http://127.0.0.1:{free_port}/healthz") == 200
+    assert await tenant.ids(provider) == [new.resources["container"]]
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+async def test_an_update_that_cannot_start_leaves_the_old_serving(
+    provider: DockerProvider, tenant: Tenant, free_port: int, fixed: bool
+) -> None:
+    port: dict[str, Any] = {"container_port": 8080, "scheme": "http"}
+    ports = [{**port, "host_port": free_port}] if fixed else [port]
+    old = await provider.apply(tenant.spec(1, ports=ports))
+    await until_serving(provider)
+    for attempt in (1, 2):
+        with pytest.raises(PermanentComputeError, match="cannot start the container") as caught:
+            await provider.apply(tenant.spec(2, attempt=attempt, ports=ports, init=False, entrypoint=["/nope"]))
+        assert SECRET not in str(caught.value)
+    assert await tenant.ids(provider) == [old.resources["container"]]
+    status = await until_serving(provider)
+    assert status.generation == 1
+    assert await fetch(f"{old.endpoints[0].url}/healthz") == 200
+
+
+async def test_the_old_is_started_again_after_a_killed_worker(
+    provider: DockerProvider, tenant: Tenant, free_port: int
+) -> None:
+    ports = [{"container_port": 8080, "host_port": free_port}]
+    old = await provider.apply(tenant.spec(1, ports=ports))
+    await tenant.docker.containers.container(old.resources["container"]).stop()  # what a killed worker did last
+    with pytest.raises(PermanentComputeError):
+        await provider.apply(tenant.spec(2, attempt=2, ports=ports, init=False, entrypoint=["/nope"]))
+    assert (await until_serving(provider)).generation == 1
+
+
+async def test_failed_updates_do_not_pile_up(provider: DockerProvider, tenant: Tenant) -> None:
+    old = await provider.apply(tenant.spec(1))
+    await until_serving(provider)
+    for generation in (2, 3, 4):
+        last = await provider.apply(tenant.spec(generation, **shell(f"exit {generation}")))
+    assert await tenant.ids(provider) == [old.resources["container"], last.resources["container"]]
+    assert await fetch(f"{old.endpoints[0].url}/healthz") == 200
+
+
+async def test_a_lower_generation_is_refused(provider: DockerProvider, tenant: Tenant) -> None:
+    outputs = await provider.apply(tenant.spec(5))
+    with pytest.raises(NewerGeneration, match="generation 5, newer than 4"):
+        await provider.apply(tenant.spec(4))
+    await provider.destroy("acme", generation=4)
+    await provider.retire("acme", generation=4)
+    assert await tenant.ids(provider) == [outputs.resources["container"]]
+
+
+async def test_the_same_generation_with_other_defaults_is_replaced(provider: DockerProvider, tenant: Tenant) -> None:
+    await provider.apply(tenant.spec(1))
+    new = await provider.apply(tenant.spec(1, stop_timeout_seconds=2))
+    assert (await until_serving(provider)).outputs.resources == new.resources
+    await provider.retire("acme", generation=1)
+    assert await tenant.ids(provider) == [new.resources["container"]]
+
+
+async def test_destroy_takes_everything_up_to_its_generation(provider: DockerProvider, tenant: Tenant) -> None:
+    volumes = [{"name": "data", "target": "/data"}]
+    await provider.apply(tenant.spec(1, volumes=volumes))
+    new = await provider.apply(tenant.spec(2, volumes=volumes))
+    owner = provider._owner("acme")
+    assert len(await provider._engine.volumes(owner)) == 1
+    await provider.destroy("acme", generation=1)
+    assert await tenant.ids(provider) == [new.resources["container"]]
+    assert len(await provider._engine.volumes(owner)) == 1
+    await provider.destroy("acme", generation=2)
+    assert await tenant.ids(provider) == []
+    assert await provider._engine.volumes(owner) == {}
+
+
+async def test_a_named_volume_outlives_an_update(provider: DockerProvider, tenant: Tenant) -> None:
+    volumes = [{"name": "data", "target": "/data"}]
+    await provider.apply(tenant.spec(1, volumes=volumes, **shell("echo kept > /data/file; sleep 1000")))
+    await until_serving(provider)
+    check = {"test": ["/bin/busybox", "grep", "-q", "kept", "/data/file"], "interval_seconds": 0.2}
+    await provider.apply(tenant.spec(2, volumes=volumes, **{**shell("sleep 1000"), "health_check": check}))
+    await until_serving(provider)
+    await provider.retire("acme", generation=2)
+    assert len(await tenant.ids(provider)) == 1
+
+
+async def test_installations_on_one_engine_do_not_see_each_other(make: Make, tenant: Tenant) -> None:
+    # "x" and "x-acme" would make ambiguous names, were they joined by a hyphen.
+    one, two = make(), make(suffix="-acme")
+    first, second = await asyncio.gather(one.apply(tenant.spec(7)), two.apply(tenant.spec(1)))
+    assert first.resources["container"] != second.resources["container"]
+    await one.destroy("acme", generation=7)
+    assert (await one.status("acme")).state is ABSENT
+    assert await tenant.ids(two) == [second.resources["container"]]
+
+
+async def test_chosen_ports_that_are_taken_are_replaced_by_others(make: Make, tenant: Tenant) -> None:
+    provider = make()
+    spec = tenant.spec()
+    taken = container.create_body(
+        spec=spec,
+        config=with_defaults(provider, spec.config),
+        installation="any",
+        publish_address="127.0.0.1",
+    )["HostConfig"]["PortBindings"]["8080/tcp"][0]["HostPort"]
+    server = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", int(taken))
+    async with server:
+        outputs = await provider.apply(spec)
+    assert outputs.endpoints[0].port != int(taken)
+    await until_serving(provider)
+    assert len(await tenant.ids(provider)) == 1
+
+
+async def test_a_fixed_port_of_somebody_else_may_become_free(provider: DockerProvider, tenant: Tenant) -> None:
+    server = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0)
+    ports = [{"container_port": 8080, "host_port": server.sockets[0].getsockname()[1]}]
+    async with server:
+        with pytest.raises(ComputeError, match="address already in use") as caught:
+            await provider.apply(tenant.spec(ports=ports))
+        assert not isinstance(caught.value, PermanentComputeError)
+    await provider.apply(tenant.spec(attempt=2, ports=ports))
+    await until_serving(provider)
+
+
+async def test_unhealthy(provider: DockerProvider, tenant: Tenant) -> None:
+    check = {"test": f"echo {SECRET}; exit 7", "interval_seconds": 0.1, "retries": 2}
+    await provider.apply(tenant.spec(**{**shell("sleep 1000"), "health_check": check}))
+    status = await until(provider, lambda status: status.outputs.health == "unhealthy")
+    assert status.state is ComputeState.RUNNING
+    assert not status.serving
+    assert "exit code 7" in status.message
+    assert SECRET not in status.message
+
+
+async def test_a_program_that_ends(provider: DockerProvider, tenant: Tenant) -> None:
+    await provider.apply(tenant.spec(1, restart_policy="no", **shell("exit 3")))
+    status = await until(provider, lambda status: status.state is ComputeState.FAILED)
+    assert (status.outputs.health, status.message) == ("unhealthy", "exit code 3")
+    await provider.apply(tenant.spec(2, restart_policy="no", **shell("exit 0")))
+    status = await until(provider, lambda status: status.state is ComputeState.STOPPED)
+    assert (status.generation, status.message) == (2, "exit code 0")
+
+
+async def test_a_program_that_keeps_ending(provider: DockerProvider, tenant: Tenant) -> None:
+    await provider.apply(tenant.spec(**shell("exit 4")))
+    status = await until(provider, lambda status: status.outputs.health == "unhealthy")
+    assert status.state is ComputeState.STARTING
+    assert "exit code 4" in status.message
+    status = await until(provider, lambda status: status.state is ComputeState.FAILED, limit=90)
+    assert "keeps exiting" in status.message
+    await provider.destroy("acme", generation=1)
+
+
+async def test_out_of_memory(provider: DockerProvider, tenant: Tenant) -> None:
+    eat = shell("exec tail -c 100000000 /dev/zero")
+    await provider.apply(tenant.spec(restart_policy="no", resources={"memory_mb": 16}, **eat))
+    status = await until(provider, lambda status: status.state is ComputeState.FAILED)
+    assert status.message == "out of memory (exit code 137, limit 16 MiB)"
+
+
+async def test_what_the_installation_does_not_allow_is_refused_by_the_worker_too(
+    provider: DockerProvider, tenant: Tenant
+) -> None:
+    with pytest.raises(PermanentComputeError, match="/volumes/0/source is not allowed"):
+        await provider.apply(tenant.spec(volumes=[{"source": "/", "target": "/host"}]))
+    assert await tenant.ids(provider) == []
+
+
+async def test_an_allowed_path_is_mounted(make: Make, tenant: Tenant, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    volumes = [{"source": str(tmp_path), "target": "/mnt", "read_only": True}]
+    check = {"test": ["/bin/busybox", "test", "-f", "/mnt/file"], "interval_seconds": 0.2}
+    provider = make(docker_allow_volumes=(str(tmp_path.parent),))
+    await provider.apply(tenant.spec(**{**shell("sleep 1000"), "volumes": volumes, "health_check": check}))
+    await until_serving(provider)
+
+
+@pytest.mark.parametrize("change", [{"user": "nobody-at-all"}, {"entrypoint": ["/nope"], "init": False}])
+async def test_no_value_of_the_environment_is_in_an_error(
+    provider: DockerProvider, tenant: Tenant, change: dict[str, Any]
+) -> None:
+    # The engine quotes the name of a program or user; here that is at the same time a secret.
+    secret = "nobody-at-all" if "user" in change else "/nope"
+    with pytest.raises(PermanentComputeError) as caught:
+        await provider.apply(tenant.spec(**{**change, "env": {"TOKEN": secret}}))
+    assert secret not in str(caught.value)
+    assert "***" in str(caught.value)
+
+
+async def test_an_engine_that_is_away(make: Make, tenant: Tenant, tmp_path: Path) -> None:
+    away = make(host=f"unix://{tmp_path}/none.sock")
+    for call in (
+        away.ready(),
+        away.apply(tenant.spec()),
+        away.status("acme"),
+        away.destroy("acme", generation=1),
+        away.retire("acme", generation=1),
+    ):
+        with pytest.raises(ComputeUnavailable, match="cannot be reached"):
+            await call
+    with pytest.raises(ComputeUnavailable, match="LANDLORD_DOCKER_HOST"):
+        await make(host="nonsense").ready()
+
+
+async def test_an_engine_that_does_not_answer(make: Make, tmp_path: Path) -> None:
+    server = await asyncio.start_unix_server(lambda reader, _writer: reader.read(), str(tmp_path / "mute.sock"))
+    async with server:
+        with pytest.raises(ComputeUnavailable, match="no answer within 5 s"):
+            await make(host=f"unix://{tmp_path}/mute.sock").ready()
+
+
+def image_files() -> dict[str, tuple[str, bytes]]:
+    """An image of one empty layer, as a registry serves it: path to (media type, content)."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("made-by-test"), io.BytesIO())
+    layer = buffer.getvalue()
+    packed = gzip.compress(layer)
+    settings = {
+        "architecture": "amd64",
+        "os": "linux",
+        "config": {"Cmd": ["/none"]},
+        "rootfs": {"type": "layers", "diff_ids": [sha(layer)]},
+    }
+    config = json.dumps(settings).encode()
+    kind = "application/vnd.docker.{}"
+    manifest = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": kind.format("distribution.manifest.v2+json"),
+            "config": {
+                "mediaType": kind.format("container.image.v1+json"),
+                "size": len(config),
+                "digest": sha(config),
+            },
+            "layers": [
+                {
+                    "mediaType": kind.format("image.rootfs.diff.tar.gzip"),
+                    "size": len(packed),
+                    "digest": sha(packed),
+                }
+            ],
+        }
+    ).encode()
+    typed = (kind.format("distribution.manifest.v2+json"), manifest)
+    blob = "application/octet-stream"
+    return {
+        "manifests/1": typed,
+        f"manifests/{sha(manifest)}": typed,
+        f"blobs/{sha(config)}": (blob, config),
+        f"blobs/{sha(packed)}": (blob, packed),
+    }
+
+
+def sha(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+@pytest.fixture
+async def private_registry() -> AsyncIterator[str]:
+    """The pulling half of the registry protocol for one image ``app:1``, behind a password."""
+    files = image_files()
+
+    async def serve(request: web.Request) -> web.Response:
+        if request.headers.get("Authorization") != f"Basic {base64.b64encode(f'me:{SECRET}'.encode()).decode()}":
+            return web.json_response(
+                {"errors": [{"code": "UNAUTHORIZED", "message": "authentication required"}]},
+                status=401,
+                headers={"WWW-Authenticate": 'Basic realm="test"'},
+            )
+        if request.path == "/v2/":
+            return web.json_response({})
+        found = files.get(request.path.removeprefix("/v2/app/"))
+        if found is None:
+            return web.json_response(
+                {"errors": [{"code": "MANIFEST_UNKNOWN", "message": "manifest unknown"}]}, status=404
+            )
+        headers = {"Docker-Content-Digest": sha(found[1]), "Content-Type": found[0]}
+        return web.Response(body=found[1], headers=headers)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", serve)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    yield f"127.0.0.1:{runner.addresses[0][1]}"
+    await runner.cleanup()
+
+
+async def test_an_absent_image_is_pulled_with_the_installations_credentials(
+    make: Make, tenant: Tenant, private_registry: str, tmp_path: Path
+) -> None:
+    image = f"{private_registry}/app:1"
+    spec = tenant.spec(image=image)
+    with pytest.raises(PermanentComputeError, match="may not pull it"):
+        await make().apply(spec)
+
+    file = tmp_path / "config.json"
+    file.write_text(
+        json.dumps({"auths": {private_registry: {"auth": base64.b64encode(f"me:{SECRET}".encode()).decode()}}})
+    )
+    provider = make(docker_config_file=file)
+    with pytest.raises(PermanentComputeError, match=f"image {private_registry}/app:2 does not exist"):
+        await provider.apply(tenant.spec(image=f"{private_registry}/app:2"))
+    # The image has nothing to run: that it is refused only when started shows that it was pulled and created.
+    with pytest.raises(PermanentComputeError, match="cannot start the container") as caught:
+        await provider.apply(tenant.spec(image=image, init=False))
+    assert SECRET not in str(caught.value)
+    await tenant.docker.images.delete(image)
+
+
+async def test_a_registry_that_is_away_is_tried_again(provider: DockerProvider, tenant: Tenant, free_port: int) -> None:
+    with pytest.raises(ComputeError, match="connection refused") as caught:
+        await provider.apply(tenant.spec(image=f"127.0.0.1:{free_port}/app:1"))
+    assert not isinstance(caught.value, PermanentComputeError)
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
