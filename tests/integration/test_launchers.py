@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import stat
+import sys
 from pathlib import Path
 
+import aiodocker
 import aiohttp
+import psutil
 import psycopg
 import pytest
-from fixtures.kubernetes import Kubectl, run_kubectl
+from fixtures.components import ROOT
+from fixtures.docker import import_image
+from fixtures.kubernetes import Kubectl, SharedControlPlane, run_kubectl
 
+from landlord.dev import controlplane, docker, kubernetes_binaries, postgres
 from landlord.dev.controlplane import ControlPlane
+from landlord.dev.docker import DockerEngine
 from landlord.dev.postgres import PostgresServer
+from landlord.dev.processes import LauncherError, start
 
 
 def test_a_fresh_database(empty_database_url: str) -> None:
@@ -66,3 +76,151 @@ async def test_a_kubeconfig_of_a_service_account_has_its_rights_only(
     assert who == "system:serviceaccount:default:robot"
     refused = await run_kubectl(kubectl, "get", "secrets", kubeconfig=path, check=False)
     assert "forbidden" in refused
+
+
+async def test_an_engine_pulls_from_the_registry(docker_host: str, absent_image: str) -> None:
+    async with aiodocker.Docker(url=docker_host) as client:
+        with pytest.raises(aiodocker.DockerError):
+            await client.images.inspect(absent_image)
+        await client.images.pull(absent_image)
+        assert absent_image in (await client.images.inspect(absent_image))["RepoTags"]
+
+
+async def test_a_killed_engine_takes_its_containers_along_and_comes_back_with_them(own_docker: DockerEngine) -> None:
+    image = await import_image(own_docker.host)
+    ports = {"ExposedPorts": {"8080/tcp": {}}}
+    host = {
+        "RestartPolicy": {"Name": "always"},
+        "PortBindings": {"8080/tcp": [{"HostIp": "127.0.0.1", "HostPort": ""}]},
+    }
+    async with aiodocker.Docker(url=own_docker.host) as client:
+        container = await client.containers.run({"Image": image, "HostConfig": host, **ports})
+        assert await _healthz(container) == "ok\n"
+    assert own_docker.pid is not None
+    inside = psutil.Process(own_docker.pid).children(recursive=True)
+    assert any("httpd" in process.name() or "sh" in process.name() for process in inside)
+
+    await own_docker.kill()
+    _, alive = psutil.wait_procs(inside, timeout=3)
+    assert not alive
+
+    await own_docker.start()
+    async with aiodocker.Docker(url=own_docker.host) as client:
+        assert await _healthz(client.containers.container(container.id)) == "ok\n"
+
+
+async def _healthz(container: aiodocker.containers.DockerContainer) -> str:
+    """What it serves on its published port, once it does."""
+    async with asyncio.timeout(10), aiohttp.ClientSession() as session:
+        while True:
+            try:
+                bindings = (await container.show())["NetworkSettings"]["Ports"]["8080/tcp"]
+                async with session.get(f"http://127.0.0.1:{bindings[0]['HostPort']}/healthz") as response:
+                    return await response.text()
+            except (aiohttp.ClientError, LookupError, TypeError):
+                await asyncio.sleep(0.05)
+
+
+ORPHANS = """
+import asyncio, sys
+from pathlib import Path
+from landlord.dev import controlplane, docker, kubernetes_binaries, postgres
+
+async def main(state):
+    async with postgres.running(state=state) as server, docker.running(state=state) as engine, \\
+            controlplane.running(binaries=kubernetes_binaries.find(), state=state, controllers=True):
+        sys.stdout.write("running\\n")
+        sys.stdout.flush()
+        await asyncio.sleep(600)
+
+asyncio.run(main(Path(sys.argv[1])))
+"""
+
+
+async def test_nothing_outlives_a_killed_parent(
+    component_folder: Path, own_docker: DockerEngine, control_plane: SharedControlPlane
+) -> None:
+    """The last two arguments only show that this machine has those components."""
+    state = component_folder / "state"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", ORPHANS, str(state), stdout=asyncio.subprocess.PIPE, cwd=ROOT
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(60):
+            assert await process.stdout.readline() == b"running\n"
+        family = psutil.Process(process.pid).children(recursive=True)
+        names = {member.name() for member in family}
+        assert {"postgres", "etcd", "kube-apiserver", "kube-controller-manager", "dockerd", "containerd"} <= names
+    finally:
+        process.kill()
+        await process.wait()
+    _, alive = psutil.wait_procs(family, timeout=3)
+    assert [member for member in alive if member.status() != psutil.STATUS_ZOMBIE] == []
+    binaries = kubernetes_binaries.find()
+    assert binaries is not None
+    # All come back on what was left, and remove it.
+    async with (
+        postgres.running(state=state) as server,
+        docker.running(state=state) as engine,
+        controlplane.running(binaries=binaries, state=state) as plane,
+    ):
+        assert None not in (server.pid, engine.pid, plane.api_pid)
+
+
+async def test_a_state_folder_is_used_by_one_process_at_a_time(component_folder: Path) -> None:
+    async with postgres.running(state=component_folder):
+        with pytest.raises(LauncherError, match="in use by another process"):
+            async with postgres.running(state=component_folder):
+                pass
+
+
+async def test_data_move_where_postgres_cannot_reach_the_state_folder(component_folder: Path) -> None:
+    shut = component_folder / "shut"
+    shut.mkdir(mode=0o700)
+    state = shut / "state"
+    try:
+        async with postgres.running(state=state) as server:
+            # Only root gives Postgres to another user.
+            assert server.moved == (os.geteuid() == 0)
+            assert server.data.is_relative_to(postgres.moved_data(state=state) if server.moved else state)
+        assert stat.S_IMODE(shut.stat().st_mode) == 0o700
+        async with postgres.running(state=state) as server:
+            assert server.moved == (os.geteuid() == 0)
+    finally:
+        postgres.discard(state=state)
+    assert not postgres.moved_data(state=state).exists()
+
+
+FAKE_GO = """#!/bin/sh
+echo building >> "$BUILDS"
+sleep 1
+while [ "$1" != -o ]; do shift; done
+for name in server kube-apiserver kube-controller-manager kubectl; do echo > "$2/$name"; done
+"""
+
+
+async def test_two_processes_that_want_the_control_plane_build_it_once(tmp_path: Path) -> None:
+    """With a stand-in for Go that only counts: `make setup` runs the real build, and twice that takes minutes."""
+    (tmp_path / "go").write_text(FAKE_GO)
+    (tmp_path / "go").chmod(0o755)
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "BUILDS": str(tmp_path / "builds")}
+    environment["PATH"] = f"{tmp_path}{os.pathsep}{environment['PATH']}"
+    environment.pop("KUBEBUILDER_ASSETS", None)
+    command = [sys.executable, "-m", "landlord.dev.kubernetes_binaries"]
+    both = [await asyncio.create_subprocess_exec(*command, env=environment, cwd=ROOT) for _ in range(2)]
+    assert [await process.wait() for process in both] == [0, 0]
+    assert (tmp_path / "builds").read_text() == "building\n"
+    [entry] = [path for path in (tmp_path / "cache/landlord/controlplane").iterdir() if path.is_dir()]
+    assert {path.name for path in entry.iterdir()} == {
+        "etcd",
+        "kube-apiserver",
+        "kube-controller-manager",
+        "kubectl",
+    }
+
+
+async def test_children_start_from_the_main_thread_only() -> None:
+    """The kernel ends them with the thread that started them."""
+    with pytest.raises(RuntimeError, match="main thread"):
+        await asyncio.to_thread(asyncio.run, start(["true"], name="true"))

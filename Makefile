@@ -1,0 +1,64 @@
+# `make test` does everything from nothing. Stamps in .venv remember what is done.
+SHELL := /bin/bash
+PYTHON ?= $(shell for each in python3.11 python3.12 python3.13 python3; do $$each -c '' 2>/dev/null && echo $$each && break; done)
+BIN := .venv/bin
+WORKERS ?= 2
+TESTS ?=
+
+.PHONY: setup run test lint format bench clean lock
+
+setup: .venv/.project .venv/.system .venv/.controlplane
+
+# --clear: a virtual environment that was not finished is made anew.
+.venv/.made:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=...")'
+	$(PYTHON) -m venv --clear .venv
+	touch $@
+
+.venv/.locked: requirements.lock .venv/.made
+	$(BIN)/python -m pip install --quiet --no-input --require-hashes -r requirements.lock
+	touch $@
+
+.venv/.project: pyproject.toml .venv/.locked
+	$(BIN)/python -m pip install --quiet --no-input --no-deps --no-build-isolation -e .
+	touch $@
+
+.venv/.system: scripts/setup-system .venv/.made
+	scripts/setup-system
+	touch $@
+
+# Fills the user's cache once (minutes), so that no test has to wait for it.
+.venv/.controlplane: landlord/dev/kubernetes_go/go.mod landlord/dev/kubernetes_go/go.sum .venv/.project
+	$(BIN)/python -m landlord.dev.kubernetes_binaries
+	touch $@
+
+run: .venv/.project
+	$(BIN)/landlord dev
+
+test: setup
+	$(BIN)/python -m pytest -n $(WORKERS) $(TESTS)
+
+lint: .venv/.project
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/.project
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup
+	$(BIN)/python benchmarks/run.py
+
+lock: .venv/.made
+	$(BIN)/python -m pip install --quiet --no-input uv
+	{ echo '# Every dependency to run and to test, with hashes. Made by `make lock`.'; \
+	  $(BIN)/uv pip compile --quiet pyproject.toml --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url --no-emit-find-links --extra docker --extra embedded --group dev --no-header; \
+	} > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+
+clean:
+	rm -rf .venv .landlord .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
