@@ -32,6 +32,7 @@ from landlord.compute.provider import (
     PermanentComputeError,
 )
 from landlord.compute.providers.docker import DockerProvider, container
+from landlord.dev.docker import DockerEngine
 from landlord.settings import Settings
 
 SECRET = "hunter2-s3cr3t"
@@ -277,6 +278,7 @@ async def test_failed_updates_do_not_pile_up(provider: DockerProvider, tenant: T
     await until_serving(provider)
     for generation in (2, 3, 4):
         last = await provider.apply(tenant.spec(generation, **shell(f"exit {generation}")))
+        await until(provider, lambda status: status.outputs.health == "unhealthy")
     assert await tenant.ids(provider) == [old.resources["container"], last.resources["container"]]
     assert await fetch(f"{old.endpoints[0].url}/healthz") == 200
 
@@ -442,10 +444,29 @@ async def test_an_engine_that_is_away(make: Make, tenant: Tenant, tmp_path: Path
 
 
 async def test_an_engine_that_does_not_answer(make: Make, tmp_path: Path) -> None:
-    server = await asyncio.start_unix_server(lambda reader, _writer: reader.read(), str(tmp_path / "mute.sock"))
-    async with server:
+    with socket.socket(socket.AF_UNIX) as mute:
+        mute.bind(str(tmp_path / "mute.sock"))
+        mute.listen()
         with pytest.raises(ComputeUnavailable, match="no answer within 5 s"):
             await make(host=f"unix://{tmp_path}/mute.sock").ready()
+
+
+async def test_an_engine_that_goes_and_comes_back(make: Make, own_docker: DockerEngine, tenant: Tenant) -> None:
+    provider = make(host=own_docker.host)
+    await provider.ready()
+    await own_docker.kill()
+    for call in (provider.ready(), provider.status("acme"), provider.apply(tenant.spec())):
+        with pytest.raises(ComputeUnavailable):
+            await call
+    await own_docker.start()
+    await provider.ready()
+    assert (await provider.status("acme")).state is ABSENT
+
+
+async def test_an_absent_image_is_pulled(provider: DockerProvider, tenant: Tenant, absent_image: str) -> None:
+    await provider.apply(tenant.spec(image=absent_image))
+    await until_serving(provider)
+    await provider.destroy("acme", generation=1)
 
 
 def image_files() -> dict[str, tuple[str, bytes]]:
