@@ -24,7 +24,6 @@ from landlord.tenants.repository import Repository
 from landlord.tenants.runs import Policy
 from landlord.tenants.service import TenantService
 from landlord.workflow.client import WorkflowClient
-from landlord.workflow.registry import load_provider
 
 CONFIG_LIMIT = 131_072
 """Bytes of a canonical ``compute_config``."""
@@ -71,9 +70,7 @@ async def assemble(settings: Settings, *, client: WorkflowClient | None = None) 
             raise ConfigurationError(f"{PREFIX}DATABASE_URL: {error}") from None
         compute = ComputeRegistry(settings=settings)
         if client is None:
-            client = WorkflowClient(load_provider(settings), trigger_timeout=settings.workflow_trigger_timeout)
-            await client.start()
-            stack.push_async_callback(client.close)
+            client = await stack.enter_async_context(WorkflowClient.from_settings(settings))
         policy = Policy(
             installation=settings.installation,
             provider=client.name,
