@@ -341,7 +341,7 @@ async def test_chosen_ports_that_are_taken_are_replaced_by_others(make: Make, te
     taken = container.create_body(
         spec=spec,
         config=with_defaults(provider, spec.config),
-        installation="any",
+        installation=provider._settings.installation,
         publish_address="127.0.0.1",
     )["HostConfig"]["PortBindings"]["8080/tcp"][0]["HostPort"]
     server = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", int(taken))

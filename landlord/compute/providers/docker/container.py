@@ -70,7 +70,10 @@ def create_body(
         "ExposedPorts": {_port_key(port): {} for port in ports},
         "StopTimeout": int(config["stop_timeout_seconds"]),
         "HostConfig": _host_config(
-            config, owner=owner, publish_address=publish_address, host_ports=_host_ports(config, spec=spec, turn=turn)
+            config,
+            owner=owner,
+            publish_address=publish_address,
+            host_ports=_host_ports(config, seed=f"{installation}/{spec.tenant_id}/{spec.generation}/{turn}"),
         ),
     }
     for key, field in (("command", "Cmd"), ("entrypoint", "Entrypoint"), ("user", "User")):
@@ -184,8 +187,11 @@ def _port_names(config: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     return names
 
 
-def _host_ports(config: Mapping[str, Any], *, spec: ComputeSpec, turn: int) -> dict[str, int]:
-    """Container port and transport to host port; nothing in the host's network, where they are the same."""
+def _host_ports(config: Mapping[str, Any], *, seed: str) -> dict[str, int]:
+    """Container port and transport to host port; nothing in the host's network, where they are the same.
+
+    Those left open follow from ``seed``, so that tenants seldom meet and no state is needed.
+    """
     if config["network"] == "host":
         return {}
     ports = config.get("ports", ())
@@ -194,8 +200,7 @@ def _host_ports(config: Mapping[str, Any], *, spec: ComputeSpec, turn: int) -> d
         if "host_port" in port:
             continue
         key = _port_key(port)
-        seed = f"{spec.tenant_id}/{spec.generation}/{key}/{turn}"
-        offset = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "big")
+        offset = int.from_bytes(hashlib.sha256(f"{seed}/{key}".encode()).digest()[:8], "big")
         while FIRST_PORT + offset % PORTS in chosen.values():
             offset += 1
         chosen[key] = FIRST_PORT + offset % PORTS

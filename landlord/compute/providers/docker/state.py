@@ -50,8 +50,10 @@ class Found:
 
     @property
     def serving(self) -> bool:
-        """Whether users may be relying on it. Where nothing checks health, one that ever ended by itself does not count:
-        between two ends it looks the same."""
+        """Whether users may be relying on it.
+
+        Where nothing checks health, one that ever ended by itself does not count: between two ends it looks the same.
+        """
         if self.checked is None:
             return self.state == "running" and not self.data.get("RestartCount")
         return self.state == "running" and self.checked == "healthy"
