@@ -317,7 +317,7 @@ class Lifecycle(RuleBasedStateMachine):
             assert times == 1, f"{action} of generation {generation} of {incarnation} succeeded {times} times"
 
     def teardown(self) -> None:
-        """The faults end: triggers arrive, cancels are obeyed, runs succeed, reconcilers work, the tenant is unpaused."""
+        """The faults end: triggers arrive, cancels are obeyed, runs succeed, reconcilers work, nothing is paused."""
         if self.tenant is None:
             return
         self.pending.clear()
