@@ -384,6 +384,10 @@ class _Acceptor:
 
     def _edit(self, command: Edit) -> Acceptance:
         tenant = self.snapshot.tenant
+        if tenant is not None:
+            if tenant.living and _names(tenant, command.identity):
+                return Acceptance(change=None)  # another operator has taken it
+            self._match(tenant)
         if tenant is None or not tenant.living:
             create = Create(
                 compute_provider=command.compute_provider,
@@ -405,7 +409,8 @@ class _Acceptor:
         ahead = command.recorded_generation > tenant.generation
         if ahead:
             changed = replace(changed, generation=command.recorded_generation)
-        if canonical.equal(command.compute_config, tenant.compute_config) and not ahead:
+        behind = ahead or tenant.stalled is Stalled.RECORD_BEHIND
+        if canonical.equal(command.compute_config, tenant.compute_config) and not behind:
             if (changed.paused, changed.deletion_policy) == (tenant.paused, tenant.deletion_policy):
                 return self._observe(changed)
             return self._metadata(changed, tenant=tenant)
@@ -419,6 +424,7 @@ class _Acceptor:
             return self._delete_unknown(command)
         if not tenant.living or tenant.status is Status.DELETING:
             return Acceptance(change=None, started=True)
+        self._match(tenant)
         if command.retain or tenant.deletion_policy is DeletionPolicy.RETAIN:
             detached = replace(tenant, detached=True, resource_uid=None, resource_generation=None)
             return self._commit(detached, event="detached", started=False)
@@ -443,6 +449,7 @@ class _Acceptor:
         return self._commit(tenant, event=Event.DELETE, added=run, started=True)
 
     def _bind(self, command: Bind, *, tenant: Tenant) -> Acceptance:
+        self._match(tenant)
         bound = _bound(tenant, command.identity)
         if command.recorded_generation > tenant.generation:
             bound = replace(
@@ -532,6 +539,11 @@ class _Acceptor:
             ),
             started=started,
         )
+
+
+def _names(tenant: Tenant, identity: ResourceIdentity) -> bool:
+    """The row has taken this very generation of this very resource."""
+    return (tenant.resource_uid, tenant.resource_generation) == (identity.uid, identity.generation)
 
 
 def _bound(tenant: Tenant, identity: ResourceIdentity | None) -> Tenant:

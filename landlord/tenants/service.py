@@ -72,6 +72,10 @@ class TenantService:
             return Answer(snapshot=snapshot, started=acceptance.started)
         return await self._start(snapshot, request=request, acceptance=acceptance)
 
+    def foresee(self, snapshot: Snapshot, request: Request) -> Acceptance:
+        """What :meth:`submit` would decide on that snapshot. Pure; raises :class:`~landlord.tenants.errors.Refusal`."""
+        return accept(snapshot, request, policy=self._policy, validation=self._validation)
+
     async def _accept(self, request: Request) -> tuple[Snapshot, Acceptance]:
         """Load, decide, commit; again whenever somebody was faster."""
         turn = self._turns.setdefault(request.tenant_id, asyncio.Lock())
