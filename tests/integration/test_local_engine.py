@@ -1,0 +1,397 @@
+"""The ``local`` engine under what happens to workers and databases: death, freezes, restarts, time."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import orjson
+import psycopg
+import pytest
+from fixtures import local_worker
+
+from landlord.dev.postgres import PostgresServer
+from landlord.settings import Settings
+from landlord.workflow.provider import ExecutionState, ProviderUnavailable, WorkflowRequest
+from landlord.workflow.providers.local import LocalProvider
+from landlord.workflow.providers.local.worker import LocalWorker
+
+LEASE = 1.0
+PROGRAM = Path(local_worker.__file__)
+
+
+def _settings(url: str, **more: Any) -> Settings:
+    values = {"installation": f"i{uuid.uuid4().hex[:12]}", "workflow_local_lease": LEASE, "database_pool_size": 4}
+    return Settings(database_url=url, **{**values, **more})
+
+
+@pytest.fixture
+def settings(database_url: str) -> Settings:
+    return _settings(database_url)
+
+
+@pytest.fixture
+async def provider(settings: Settings) -> AsyncIterator[LocalProvider]:
+    provider = LocalProvider(settings=settings)
+    yield provider
+    await provider.close()
+
+
+class Log:
+    """What the steps of :mod:`fixtures.local_worker` wrote: (what, step, pid)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __call__(self) -> list[tuple[str, str, int]]:
+        if not self.path.exists():
+            return []
+        lines = [line.split() for line in self.path.read_text().splitlines()]
+        return [(what, step, int(pid)) for what, step, pid in lines]
+
+    async def until(self, what: str, step: str, *, pid: int | None = None) -> int:
+        """The pid that wrote this line."""
+        async with asyncio.timeout(15):
+            while True:
+                for entry in self():
+                    if entry[:2] == (what, step) and pid in (None, entry[2]):
+                        return entry[2]
+                await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Log:
+    return Log(tmp_path / "steps")
+
+
+def _request(log: Log, *steps: tuple[str, float], name: str = "") -> WorkflowRequest:
+    payload = orjson.dumps({"steps": steps, "log": str(log.path)})
+    return WorkflowRequest(execution_id=name or f"tenant-{uuid.uuid4().hex[:8]}-plan", payload=payload)
+
+
+@asynccontextmanager
+async def process(settings: Settings) -> AsyncGenerator[asyncio.subprocess.Process, None]:
+    """A worker process."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "LANDLORD_DATABASE_URL": settings.database_url.get_secret_value(),
+        "LANDLORD_INSTALLATION": settings.installation,
+        "LANDLORD_WORKFLOW_LOCAL_LEASE": str(settings.workflow_local_lease),
+    }
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, str(PROGRAM), env=environment, stdout=asyncio.subprocess.PIPE
+    )
+    assert child.stdout is not None
+    assert await child.stdout.readline() == b"working\n"
+    try:
+        yield child
+    finally:
+        with suppress(ProcessLookupError):
+            child.kill()
+        await child.wait()
+
+
+@asynccontextmanager
+async def working(*workers: LocalWorker) -> AsyncGenerator[asyncio.Event, None]:
+    """Workers in this process, stopped in the end."""
+    stop = asyncio.Event()
+    tasks = [asyncio.create_task(worker.run(stop)) for worker in workers]
+    try:
+        yield stop
+    finally:
+        stop.set()
+        await asyncio.gather(*tasks)
+
+
+def _row(settings: Settings, execution_id: str) -> dict[str, Any]:
+    with psycopg.connect(settings.database_url.get_secret_value(), row_factory=psycopg.rows.dict_row) as connection:
+        row = connection.execute("select * from local_executions where execution_id = %s", [execution_id]).fetchone()
+        assert row is not None
+        return row
+
+
+async def test_another_worker_goes_on_where_one_was_killed(
+    provider: LocalProvider, settings: Settings, log: Log
+) -> None:
+    request = _request(log, ("one", 0.1), ("two", 2), ("three", 0.1))
+    async with process(settings) as first, process(settings) as second:
+        await provider.trigger(request, timeout=5)
+        victim = await log.until("begin", "two")
+        {first.pid: first, second.pid: second}[victim].kill()
+        info = await provider.wait(request.execution_id, timeout=15)
+    assert (info.state, info.output, info.attempt) == (ExecutionState.SUCCEEDED, ["one", "two", "three"], 2)
+    begun = Counter(step for what, step, _ in log() if what == "begin")
+    assert begun == {"one": 1, "two": 2, "three": 1}
+
+
+async def test_a_frozen_worker_is_fenced_off(provider: LocalProvider, settings: Settings, log: Log) -> None:
+    request = _request(log, ("one", 0.1), ("two", 1.5), ("three", 0.1))
+    async with process(settings) as frozen:
+        await provider.trigger(request, timeout=5)
+        await log.until("begin", "two")
+        frozen.send_signal(signal.SIGSTOP)
+        async with process(settings) as other:
+            info = await provider.wait(request.execution_id, timeout=15)
+            before = _row(settings, request.execution_id)
+            frozen.send_signal(signal.SIGCONT)
+            # It wakes in the middle of "two", whose time is long over: what it writes then is refused.
+            await asyncio.sleep(2)
+            assert other.returncode is None
+        assert frozen.returncode is None, "the worker lives on"
+        assert _row(settings, request.execution_id) == before
+        again = _request(log, ("four", 0))
+        await provider.trigger(again, timeout=5)
+        assert (await provider.wait(again.execution_id, timeout=5)).state is ExecutionState.SUCCEEDED
+        assert await log.until("end", "four") == frozen.pid
+    assert (info.state, info.attempt) == (ExecutionState.SUCCEEDED, 2)
+    assert [pid for what, step, pid in log() if (what, step) == ("end", "three")] == [other.pid]
+
+
+async def test_the_fence_is_compared_where_it_is_written(provider: LocalProvider, settings: Settings) -> None:
+    """The same without relying on when a process wakes: the holder of an old claim writes everything it can."""
+    from landlord.workflow.providers.local.store import Checkpoint, Ending
+
+    store = provider._store
+    request = WorkflowRequest(execution_id="tenant-a-plan", payload=b"{}")
+    await store.insert(request)
+    (old,) = await store.claim(most=5, worker="old")
+    assert await store.claim(most=5, worker="other") == []
+    await asyncio.sleep(LEASE + 0.2)
+    (new,) = await store.claim(most=5, worker="new")
+    assert new.hold.fence > old.hold.fence
+    assert not (await store.checkpoint(Checkpoint(hold=old.hold, name="s", output='"zombie"'))).held
+    assert not (await store.renew([old.hold]))[old.hold].held
+    assert not await store.finish(Ending(hold=old.hold, state=ExecutionState.FAILED))
+    await store.hand_back([old.hold])
+    row = _row(settings, request.execution_id)
+    assert (row["state"], row["fence"], row["worker"]) == ("running", new.hold.fence, "new")
+    assert (await store.checkpoint(Checkpoint(hold=new.hold, name="s", output='"ours"'))).held
+    await provider.cancel(request.execution_id, reason="gone", force=True)
+    assert not await store.finish(Ending(hold=new.hold, state=ExecutionState.SUCCEEDED))
+    assert (await provider.get(request.execution_id)).state is ExecutionState.CANCELLED
+
+
+async def test_cancel_reaches_a_running_step_within_two_seconds(
+    provider: LocalProvider, settings: Settings, log: Log
+) -> None:
+    request = _request(log, ("one", 60))
+    async with process(settings):
+        await provider.trigger(request, timeout=5)
+        await log.until("begin", "one")
+        began = time.monotonic()
+        await provider.cancel(request.execution_id, reason="the tenant is deleted")
+        info = await provider.wait(request.execution_id, timeout=5)
+        assert time.monotonic() - began < 2
+        await log.until("stop", "one")
+    assert info.state is ExecutionState.CANCELLED
+    assert info.failure is not None
+    assert info.failure.message == "the tenant is deleted"
+
+
+async def test_cancel_is_found_by_the_heartbeat_when_the_notification_is_lost(
+    provider: LocalProvider, settings: Settings, log: Log
+) -> None:
+    request = _request(log, ("one", 60))
+    async with process(settings):
+        await provider.trigger(request, timeout=5)
+        await log.until("begin", "one")
+        with psycopg.connect(settings.database_url.get_secret_value(), autocommit=True) as connection:
+            connection.execute(
+                "update local_executions set cancel_reason = 'unheard' where execution_id = %s", [request.execution_id]
+            )
+        info = await provider.wait(request.execution_id, timeout=2)
+    assert info.state is ExecutionState.CANCELLED
+
+
+async def test_two_workers_never_run_one_run_at_once(settings: Settings) -> None:
+    active: Counter[str] = Counter()
+    finished: Counter[str] = Counter()
+
+    async def workflow(payload: bytes, step: Any) -> None:
+        name = payload.decode()
+        assert active[name] == 0
+        active[name] += 1
+        try:
+            await step("one", lambda: asyncio.sleep(0.05))
+            await step("two", lambda: asyncio.sleep(0.05))
+        finally:
+            active[name] -= 1
+        finished[name] += 1
+
+    providers = [LocalProvider(settings=settings) for _ in range(3)]
+    requests = [WorkflowRequest(execution_id=f"tenant-{n}-plan", payload=str(n).encode()) for n in range(300)]
+    async with working(*(provider.worker(workflow) for provider in providers)):
+        await asyncio.gather(*(providers[0].trigger(request, timeout=10) for request in requests))
+        infos = await asyncio.gather(*(providers[1].wait(r.execution_id, timeout=30) for r in requests[::10]))
+        async with asyncio.timeout(30):
+            while len(finished) < len(requests):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+    assert {info.state for info in infos} == {ExecutionState.SUCCEEDED}
+    assert set(finished.values()) == {1}
+    for provider in providers:
+        await provider.close()
+
+
+async def test_a_stopping_worker_hands_back_what_it_cannot_finish(
+    provider: LocalProvider, settings: Settings, log: Log
+) -> None:
+    long = _request(log, ("one", 0.1), ("two", 7))
+    async with process(settings) as first:
+        await provider.trigger(long, timeout=5)
+        await log.until("begin", "two")
+        first.terminate()
+        assert await asyncio.wait_for(first.wait(), 10) == 0
+        info = await provider.get(long.execution_id)
+        assert (info.state, info.attempt) == (ExecutionState.PENDING, 1)
+        async with process(settings) as second:
+            assert await log.until("begin", "two", pid=second.pid) == second.pid
+            await provider.cancel(long.execution_id, reason="enough seen")
+            await provider.wait(long.execution_id, timeout=5)
+    assert Counter(step for what, step, _ in log() if what == "begin") == {"one": 1, "two": 2}
+
+
+async def test_a_stopping_worker_finishes_what_it_can(provider: LocalProvider, settings: Settings, log: Log) -> None:
+    short = _request(log, ("one", 1), ("two", 0.1))
+    async with process(settings) as worker:
+        await provider.trigger(short, timeout=5)
+        await log.until("begin", "one")
+        worker.terminate()
+        await asyncio.wait_for(worker.wait(), 5)
+    info = await provider.get(short.execution_id)
+    assert (info.state, info.attempt) == (ExecutionState.SUCCEEDED, 1)
+
+
+async def test_a_run_that_always_loses_its_worker_ends(provider: LocalProvider, settings: Settings) -> None:
+    await provider.trigger(WorkflowRequest(execution_id="tenant-poison-plan", payload=b"{}"), timeout=5)
+    with psycopg.connect(settings.database_url.get_secret_value(), autocommit=True) as connection:
+        connection.execute(
+            "update local_executions set attempts = 10 where execution_id = 'tenant-poison-plan' and installation = %s",
+            [settings.installation],
+        )
+
+    async def workflow(payload: bytes, step: Any) -> None:
+        raise AssertionError("must not run again")
+
+    async with working(provider.worker(workflow)):
+        info = await provider.wait("tenant-poison-plan", timeout=5)
+    assert info.failure is not None
+    assert (info.state, info.failure.code) == (ExecutionState.FAILED, "WorkerLost")
+
+
+async def test_postgres_restarts_under_running_steps(own_postgres: PostgresServer, log: Log) -> None:
+    settings = _settings(own_postgres.url(), workflow_local_lease=8)
+    provider = LocalProvider(settings=settings)
+    await provider.register()
+    requests = [_request(log, ("one", 0.1), ("two", 3), ("three", 0.1), name=f"tenant-{n}-plan") for n in range(20)]
+    async with process(settings):
+        await asyncio.gather(*(provider.trigger(request, timeout=5) for request in requests))
+        await log.until("begin", "two")
+        await own_postgres.kill()
+        with pytest.raises(ProviderUnavailable):
+            await provider.ready()
+        await asyncio.sleep(1)
+        await own_postgres.start()
+        infos = await _wait_through(provider, requests)
+    assert {info.state for info in infos.values()} == {ExecutionState.SUCCEEDED}
+    assert {info.attempt for info in infos.values()} == {1}
+    assert Counter(step for what, step, _ in log() if what == "begin") == {"one": 20, "two": 20, "three": 20}
+    await provider.close()
+
+
+async def _wait_through(provider: LocalProvider, requests: Sequence[WorkflowRequest]) -> dict[str, Any]:
+    ids = [request.execution_id for request in requests]
+    async with asyncio.timeout(30):
+        while True:
+            with suppress(ProviderUnavailable):
+                infos = await provider.get_many(ids)
+                if len(infos) == len(ids) and all(info.state.ended for info in infos.values()):
+                    return infos
+            await asyncio.sleep(0.1)
+
+
+async def test_ended_runs_are_forgotten_after_the_retention(provider: LocalProvider, settings: Settings) -> None:
+    async def workflow(payload: bytes, step: Any) -> None:
+        await step("one", _nothing)
+
+    worker = LocalWorker(provider._store, workflow, concurrency=4, lease=LEASE, retention=1.0)
+    request = WorkflowRequest(execution_id="tenant-a-plan", payload=b"{}")
+    pending = WorkflowRequest(execution_id="tenant-b-plan", payload=b"{}")
+    async with working(worker):
+        await provider.trigger(request, timeout=5)
+        await provider.wait(request.execution_id, timeout=5)
+        async with asyncio.timeout(10):
+            while await provider.get_many([request.execution_id]):  # noqa: ASYNC110 - the engine is polled
+                await asyncio.sleep(0.1)
+    await provider.trigger(pending, timeout=5)
+    assert await provider._store.purge(retention=0) == 0
+    assert (await provider.trigger(request, timeout=5)).created
+    with psycopg.connect(settings.database_url.get_secret_value()) as connection:
+        steps = connection.execute("select count(*) from local_steps where installation = %s", [settings.installation])
+        assert steps.fetchone() == (0,)
+
+
+async def test_installations_do_not_see_each_other(provider: LocalProvider, database_url: str) -> None:
+    other = LocalProvider(settings=_settings(database_url))
+    request = WorkflowRequest(execution_id="tenant-a-plan", payload=b"{}")
+    assert (await provider.trigger(request, timeout=5)).created
+    assert await other.get_many([request.execution_id]) == {}
+    assert (await other.trigger(request, timeout=5)).created
+    assert len(await other._store.claim(most=10, worker="x")) == 1
+    assert (await provider.get(request.execution_id)).state is ExecutionState.PENDING
+    await other.close()
+
+
+async def test_missing_tables_are_explained(empty_database_url: str) -> None:
+    provider = LocalProvider(settings=_settings(empty_database_url))
+    request = WorkflowRequest(execution_id="tenant-a-plan", payload=b"{}")
+    with pytest.raises(ProviderUnavailable, match="landlord migrate"):
+        await provider.ready()
+    with pytest.raises(ProviderUnavailable, match="landlord migrate"):
+        await provider.trigger(request, timeout=5)
+    await asyncio.gather(provider.register(), provider.register())
+    await provider.ready()
+    assert (await provider.trigger(request, timeout=5)).created
+    await provider.close()
+
+
+async def test_five_hundred_runs(provider: LocalProvider) -> None:
+    async def workflow(payload: bytes, step: Any) -> str:
+        for name in ("plan", "apply", "healthy"):
+            await step(name, _nothing)
+        return "done"
+
+    requests = [WorkflowRequest(execution_id=f"tenant-{n}-plan", payload=b"{}") for n in range(500)]
+    heard: set[str] = set()
+
+    async def listen() -> None:
+        async for execution_id in provider.completions():
+            heard.add(execution_id)
+
+    listening = asyncio.create_task(listen())
+    await asyncio.sleep(0.3)
+    async with working(provider.worker(workflow)):
+        results = await asyncio.gather(*(provider.trigger(request, timeout=20) for request in requests))
+        infos = await _wait_through(provider, requests)
+    await asyncio.sleep(0.3)
+    listening.cancel()
+    with suppress(asyncio.CancelledError):
+        await listening
+    assert all(result.created for result in results)
+    assert {(info.state, info.output, info.attempt) for info in infos.values()} == {
+        (ExecutionState.SUCCEEDED, "done", 1)
+    }
+    assert heard == {request.execution_id for request in requests}
+
+
+async def _nothing() -> None:
+    return None
