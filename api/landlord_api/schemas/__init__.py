@@ -1,0 +1,1 @@
+"""marshmallow schemas: what requests may hold (they are validated with them) and what answers hold (documented)."""

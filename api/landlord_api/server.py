@@ -1,0 +1,102 @@
+"""Serving the application: where it listens, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections.abc import Callable, Mapping
+
+import structlog
+from aiohttp import web
+
+from landlord import health
+from landlord.installation import assemble
+from landlord.settings import PREFIX, ConfigurationError, Settings
+from landlord.tenants.metrics import QUEUE
+from landlord.workflow.client import WorkflowClient
+from landlord_api.app import create_app
+from landlord_api.auth import KEY, Tokens
+from landlord_api.handlers.tenants import AfterCreate
+
+GRACE = 5.0
+"""Seconds beyond the trigger's time-out that an accepted request has when the process ends."""
+
+_log = structlog.get_logger(__name__)
+
+
+async def serve(
+    settings: Settings,
+    *,
+    stop: asyncio.Event,
+    client: WorkflowClient | None = None,
+    after_create: AfterCreate | None = None,
+    checks: Mapping[str, health.Check] | None = None,
+    serving: Callable[[str], None] | None = None,
+) -> None:
+    """Serve until ``stop`` is set, then finish what was accepted.
+
+    ``client`` is one that the caller keeps; else one is made. ``serving`` is told the URL once we listen; a database or
+    an engine that is away does not keep us from that. Raises :class:`~landlord.settings.ConfigurationError`.
+    """
+    tokens = _tokens(settings)
+    async with assemble(settings, client=client) as parts:
+        QUEUE.labels(queue="commits").set_function(lambda: parts.repository.depth)
+        app = create_app(
+            client=parts.client,
+            service=parts.service,
+            repository=parts.repository,
+            compute=parts.compute,
+            schema_fault=parts.schema_fault,
+            tokens=tokens,
+            after_create=after_create,
+            checks=checks,
+        )
+        runner = web.AppRunner(
+            app,
+            access_log=None,
+            handle_signals=False,
+            shutdown_timeout=settings.workflow_trigger_timeout + GRACE,
+        )
+        await runner.setup()
+        try:
+            url = await _listen(runner, settings)
+            _log.info("started", url=url, callers="anonymous" if tokens is None else "by token")
+            if serving is not None:
+                serving(url)
+            await stop.wait()
+        finally:
+            await runner.cleanup()
+            _log.info("stopped")
+
+
+async def _listen(runner: web.AppRunner, settings: Settings) -> str:
+    host = settings.api_host
+    try:
+        await web.TCPSite(runner, host, settings.api_port, backlog=1024).start()
+    except OSError as error:
+        where = f"{host}:{settings.api_port}"
+        reason = error.strerror or type(error).__name__
+        raise ConfigurationError(f"{PREFIX}API_HOST, {PREFIX}API_PORT: cannot listen on {where}: {reason}") from None
+    port: int = runner.addresses[0][1]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _tokens(settings: Settings) -> Tokens | None:
+    """Without a file anybody is taken for the operator of the installation: on loopback only."""
+    if settings.api_tokens_file is not None:
+        return Tokens(settings.api_tokens_file)
+    if not loopback(settings.api_host):
+        raise ConfigurationError(
+            f"{KEY}: must name a file of tokens where {PREFIX}API_HOST ({settings.api_host}) is not loopback"
+        )
+    return None
+
+
+def loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens there."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
