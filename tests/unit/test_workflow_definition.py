@@ -1,0 +1,251 @@
+"""The tenant workflow: what each action does with a compute provider, and how its errors come out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from landlord.compute.provider import (
+    ComputeError,
+    ComputeProvider,
+    ComputeSpec,
+    ComputeState,
+    ComputeStatus,
+    ComputeUnavailable,
+    Endpoint,
+    NewerGeneration,
+    Outputs,
+    PermanentComputeError,
+)
+from landlord.workflow import definition
+from landlord.workflow.payload import TenantPayload
+from landlord.workflow.provider import RunFailed, WorkflowFailure
+
+PAYLOAD = TenantPayload(
+    installation="default",
+    execution_id="tenant-acme-provision",
+    tenant_id="acme",
+    incarnation="6f1c",
+    generation=3,
+    action="provision",
+    attempt=1,
+    compute_provider="fake",
+    desired_config={"image": "nginx", "env": {"PASSWORD": "hunter2"}},
+    observed_config=None,
+)
+
+
+def _status(health: str = "healthy", **changes: Any) -> ComputeStatus:
+    outputs = Outputs(
+        resources={"container": "c1"},
+        endpoints=[Endpoint(name="http", protocol="http", address="127.0.0.1", port=80)],
+        health=health,
+    )
+    return ComputeStatus(**{"state": ComputeState.RUNNING, "generation": 3, "outputs": outputs, **changes})
+
+
+class Fake(ComputeProvider):
+    """Answers ``status`` from a list (the last one for ever) and records the calls."""
+
+    name = "fake"
+
+    def __init__(self, *statuses: ComputeStatus | Exception, fails: Mapping[str, Exception] | None = None) -> None:
+        self.statuses = list(statuses) or [_status()]
+        self.fails = fails or {}
+        self.calls: list[tuple[Any, ...]] = []
+
+    def get(self, name: str, /) -> ComputeProvider:
+        if name != self.name:
+            raise LookupError(f"unknown compute provider {name!r}; this installation has: fake")
+        return self
+
+    async def ready(self) -> None:
+        return
+
+    def config_schema(self) -> dict[str, Any]:
+        return {"type": "object", "properties": {"image": {"type": "string"}, "env": {"type": "object"}}}
+
+    def config_defaults(self) -> dict[str, Any]:
+        return {}
+
+    def _call(self, *call: Any) -> None:
+        self.calls.append(call)
+        if error := self.fails.get(call[0]):
+            raise error
+
+    async def apply(self, spec: ComputeSpec) -> Outputs:
+        self._call("apply", spec.tenant_id, spec.generation, spec.attempt, dict(spec.config))
+        return Outputs(config=spec.config)
+
+    async def retire(self, tenant_id: str, *, generation: int) -> None:
+        self._call("retire", tenant_id, generation)
+
+    async def status(self, tenant_id: str) -> ComputeStatus:
+        status = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
+        if isinstance(status, Exception):
+            raise status
+        return status
+
+    async def destroy(self, tenant_id: str, *, generation: int) -> None:
+        self._call("destroy", tenant_id, generation)
+
+
+class Steps:
+    """An engine's part: runs each step once, and remembers its name."""
+
+    def __init__(self, **done: Any) -> None:
+        self.done = done
+        self.names: list[str] = []
+
+    async def __call__(self, name: str, action: Callable[[], Awaitable[Any]], /) -> Any:
+        self.names.append(name)
+        if name not in self.done:
+            self.done[name] = await action()
+        return self.done[name]
+
+
+async def _run(payload: TenantPayload, fake: Fake, *, steps: Steps | None = None, timeout: float = 5) -> dict[str, Any]:
+    return await definition.run(payload, compute=fake, step=steps or Steps(), health_timeout=timeout)
+
+
+async def _failure(payload: TenantPayload, fake: Fake, *, timeout: float = 5) -> WorkflowFailure:
+    with pytest.raises(RunFailed) as caught:
+        await _run(payload, fake, timeout=timeout)
+    return caught.value.failure
+
+
+async def test_plan_lists_places_never_values() -> None:
+    observed = {"config": {"image": "nginx:1", "env": {"PASSWORD": "old", "A/B": "1"}}}
+    payload = replace(PAYLOAD, action="plan", observed_config=observed)
+    planned = await _run(payload, Fake())
+    assert planned == {
+        "changes": [
+            {"path": "/env/A~1B", "kind": "removed"},
+            {"path": "/env/PASSWORD", "kind": "changed"},
+            {"path": "/image", "kind": "changed"},
+        ]
+    }
+
+
+async def test_plan_of_a_new_tenant() -> None:
+    assert await _run(replace(PAYLOAD, action="plan"), Fake()) == {"changes": [{"path": "", "kind": "added"}]}
+
+
+async def test_plan_refuses_what_the_provider_does_not_take() -> None:
+    payload = replace(PAYLOAD, action="plan", desired_config={"image": 7})
+    failure = await _failure(payload, Fake())
+    assert (failure.code, failure.permanent, failure.step) == ("InvalidConfig", True, "plan")
+    assert [fault["path"] for fault in failure.details["faults"]] == ["/image"]
+
+
+@pytest.mark.parametrize("action", ["provision", "update"])
+async def test_build_applies_waits_for_health_and_retires(action: str) -> None:
+    fake = Fake(
+        _status(generation=2),
+        ComputeStatus(state=ComputeState.STARTING, generation=3),
+        ComputeUnavailable("away for a moment"),
+        _status(),
+    )
+    steps = Steps()
+    output = await _run(replace(PAYLOAD, action=action, attempt=2), fake, steps=steps)
+    assert fake.calls == [("apply", "acme", 3, 2, PAYLOAD.desired_config), ("retire", "acme", 3)]
+    assert steps.names == ["apply", "healthy", "retire"]
+    assert output["config"] == PAYLOAD.desired_config
+    assert output["endpoints"][0]["url"] == "http://127.0.0.1:80"
+    assert output["health"] == "healthy"
+
+
+async def test_steps_that_are_done_are_not_repeated() -> None:
+    fake = Fake()
+    output = await _run(PAYLOAD, fake, steps=Steps(apply=Outputs(config={"image": "x"}).to_json()))
+    assert fake.calls == [("retire", "acme", 3)]
+    assert output["config"] == {"image": "x"}
+
+
+async def test_a_provider_that_cannot_tell_the_generation_is_believed() -> None:
+    assert (await _run(PAYLOAD, Fake(_status(generation=None))))["health"] == "healthy"
+    await _run(replace(PAYLOAD, action="delete"), Fake(_status(generation=None)))
+
+
+async def test_health_has_a_time_limit_and_says_why() -> None:
+    failure = await _failure(PAYLOAD, Fake(_status("unhealthy", message="exit 1: no config")), timeout=0.3)
+    assert (failure.code, failure.permanent, failure.step) == ("HealthTimeout", False, "healthy")
+    assert failure.message == "not running and healthy within 0.3 s: exit 1: no config"
+
+
+async def test_an_older_generation_that_serves_is_not_ours() -> None:
+    assert (await _failure(PAYLOAD, Fake(_status(generation=2)), timeout=0.3)).code == "HealthTimeout"
+
+
+async def test_what_will_not_run_by_itself_fails_at_once() -> None:
+    failed = ComputeStatus(state=ComputeState.FAILED, generation=3, message="exited with 127")
+    failure = await _failure(PAYLOAD, Fake(failed), timeout=60)
+    assert (failure.code, failure.message, failure.permanent) == ("Unhealthy", "exited with 127", False)
+
+
+async def test_a_provider_that_stays_away_is_told_as_such() -> None:
+    failure = await _failure(PAYLOAD, Fake(ComputeUnavailable("no engine")), timeout=0.2)
+    assert (failure.code, failure.permanent) == ("ComputeUnavailable", False)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "permanent"),
+    [
+        (ComputeError("busy"), "ComputeFailed", False),
+        (PermanentComputeError("no such image"), "ComputeRefused", True),
+        (RuntimeError("password=hunter2"), "InternalError", False),
+    ],
+)
+async def test_errors_of_apply(error: Exception, code: str, permanent: bool) -> None:
+    failure = await _failure(PAYLOAD, Fake(fails={"apply": error}))
+    assert (failure.code, failure.permanent, failure.step) == (code, permanent, "apply")
+    assert "hunter2" not in failure.message
+
+
+@pytest.mark.parametrize(
+    "fake",
+    [
+        Fake(fails={"apply": NewerGeneration(tenant_id="acme", asked=3, existing=9)}),
+        Fake(_status(generation=9)),
+    ],
+)
+async def test_a_newer_generation_is_told_with_its_number(fake: Fake) -> None:
+    failure = await _failure(PAYLOAD, fake)
+    assert (failure.code, failure.permanent) == ("NewerGeneration", True)
+    assert WorkflowFailure.from_json(failure.to_json()).details == {"existing_generation": 9}
+
+
+async def test_delete_destroys_and_verifies() -> None:
+    fake = Fake(ComputeStatus(state=ComputeState.ABSENT))
+    steps = Steps()
+    output = await _run(replace(PAYLOAD, action="delete"), fake, steps=steps)
+    assert fake.calls == [("destroy", "acme", 3)]
+    assert steps.names == ["destroy", "gone"]
+    assert output == Outputs().to_json()
+
+
+async def test_delete_leaves_a_newer_generation_alone() -> None:
+    await _run(replace(PAYLOAD, action="delete"), Fake(_status(generation=4)))
+
+
+async def test_delete_that_leaves_something_fails() -> None:
+    assert (await _failure(replace(PAYLOAD, action="delete"), Fake(_status(generation=2)))).code == "NotGone"
+
+
+async def test_unknown_provider_and_action() -> None:
+    failure = await _failure(replace(PAYLOAD, compute_provider="ecs"), Fake())
+    assert (failure.code, failure.permanent) == ("UnknownComputeProvider", False)
+    assert "fake" in failure.message
+    assert (await _failure(replace(PAYLOAD, action="explode"), Fake())).code == "UnknownAction"
+
+
+async def test_cancellation_passes_through() -> None:
+    task = asyncio.create_task(_run(PAYLOAD, Fake(_status("starting")), timeout=60))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
