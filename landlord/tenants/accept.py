@@ -47,7 +47,7 @@ from landlord.tenants.model import (
     Tenant,
 )
 from landlord.tenants.runs import Policy
-from landlord.workflow.provider import WorkflowRequest
+from landlord.workflow.provider import InvalidRequest, WorkflowRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,6 +232,9 @@ class _Acceptor:
             "annotations": tenant.annotations,
         }
         merged = {name: merge_patch(current[name], merge[name]) for name in current if name in merge}
+        for name in ("labels", "annotations"):
+            if merged.get(name, {}) is None:  # taken away: there are none
+                merged[name] = {}
         if faults := [
             Fault(pointer=f"/{name}", message="must be an object")
             for name in merged
@@ -491,7 +494,10 @@ class _Acceptor:
     def _check_request(self, run: Execution) -> None:
         """The engine's own limits, before anything is stored. A delete is never refused for its size."""
         if run.action.value != "delete":
-            self.validation.check(runs.request(run))
+            try:
+                self.validation.check(runs.request(run))
+            except InvalidRequest as error:
+                raise Invalid(f"the workflow engine would refuse the request: {error}") from None
 
     def _commit(
         self,
