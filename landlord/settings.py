@@ -30,43 +30,43 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
-    installation: str = Field("default", pattern=LABEL)
+    installation: str = Field(default="default", pattern=LABEL)
     """Labels everything this installation makes; two on one engine never touch each other's."""
 
     database_url: SecretStr = SecretStr("postgresql:///landlord")
     """libpq URL of the tenants' database."""
-    database_pool_size: int = Field(8, ge=2, le=100)
+    database_pool_size: int = Field(default=8, ge=2, le=100)
 
     api_host: str = "127.0.0.1"
-    api_port: int = Field(8080, ge=0, le=65535)
+    api_port: int = Field(default=8080, ge=0, le=65535)
     api_tokens_file: Path | None = None
     """Lines ``name:sha256-of-token``; without it the API listens on loopback only."""
     health_host: str = "127.0.0.1"
-    health_port: int = Field(0, ge=0, le=65535)
+    health_port: int = Field(default=0, ge=0, le=65535)
     """Where operator, worker and controller serve /healthz, /readyz and /metrics; 0 takes a free port."""
 
     workflow_provider: str = "local"
-    workflow_trigger_timeout: float = Field(30, gt=0, le=300)
+    workflow_trigger_timeout: float = Field(default=30, gt=0, le=300)
     workflow_local_url: SecretStr | None = None
     """Database of the ``local`` engine; the tenants' by default."""
-    workflow_local_lease: float = Field(10, ge=0.5, le=10)
-    workflow_local_retention: float = Field(7 * 86400, ge=60)
+    workflow_local_lease: float = Field(default=10, ge=0.5, le=10)
+    workflow_local_retention: float = Field(default=7 * 86400, ge=60)
     """How long ended runs are kept by the ``local`` engine."""
-    worker_concurrency: int = Field(64, ge=1, le=1000)
+    worker_concurrency: int = Field(default=64, ge=1, le=1000)
     """Runs one worker executes at a time."""
 
-    retry_attempts: int = Field(5, ge=1, le=100)
-    retry_backoff: float = Field(1, gt=0, le=300)
+    retry_attempts: int = Field(default=5, ge=1, le=100)
+    retry_backoff: float = Field(default=1, gt=0, le=300)
     """Before the second try; doubles up to 300."""
-    execution_deadline: float = Field(3600, gt=0)
+    execution_deadline: float = Field(default=3600, gt=0)
     """After this long a run is Stalled, cancelled and started anew."""
-    tombstone_retention: float = Field(30 * 86400, ge=60)
-    idempotency_retention: float = Field(86400, ge=86400)
+    tombstone_retention: float = Field(default=30 * 86400, ge=60)
+    idempotency_retention: float = Field(default=86400, ge=86400)
 
     compute_providers: Annotated[tuple[str, ...], NoDecode] = ("docker", "mock")
     compute_default_provider: str | None = None
     """The first of ``compute_providers`` by default."""
-    compute_health_timeout: float = Field(300, gt=0)
+    compute_health_timeout: float = Field(default=300, gt=0)
     docker_host: str | None = None
     """As DOCKER_HOST; the engine's own default otherwise."""
     docker_publish_address: str = "127.0.0.1"
@@ -81,9 +81,9 @@ class Settings(BaseSettings):
 
     kubernetes_context: str | None = None
     """A kubeconfig context; the pod's service account, else the current context, by default."""
-    kubernetes_namespace: str = Field("default", pattern=LABEL)
+    kubernetes_namespace: str = Field(default="default", pattern=LABEL)
     """Where mirrors of tenants made by REST go."""
-    kubernetes_resync: float = Field(300, ge=1)
+    kubernetes_resync: float = Field(default=300, ge=1)
     kubernetes_mirror: bool = True
     """Whether the API creates the Tenant resource behind a POST (the operator does it in any case)."""
 

@@ -38,12 +38,13 @@ def run(main: Callable[[Settings, asyncio.Event], Awaitable[None]]) -> None:
     loaded = settings()
     try:
         with asyncio.Runner(loop_factory=_loop) as runner:
-            runner.run(_signalled(main, loaded))
+            runner.run(signalled(lambda stop: main(loaded, stop)))
     except ConfigurationError as error:
         _refuse(error)
 
 
-async def _signalled(main: Callable[[Settings, asyncio.Event], Awaitable[None]], loaded: Settings) -> None:
+async def signalled(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    """Await ``main(stop)``; SIGTERM and SIGINT set ``stop``, a second one ends the process at once."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -55,7 +56,7 @@ async def _signalled(main: Callable[[Settings, asyncio.Event], Awaitable[None]],
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ask, number)
-    await main(loaded, stop)
+    await main(stop)
 
 
 def _loop() -> asyncio.AbstractEventLoop:

@@ -1,0 +1,99 @@
+"""``landlord dev``: everything in one command, for a developer's machine."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from landlord import logs
+from landlord.cli.run import signalled
+from landlord.dev import system
+from landlord.dev.processes import LauncherError
+from landlord.dev.system import Options
+
+
+@click.command
+@click.option("--port", default=8080, show_default=True, type=click.IntRange(1, 65535), help="Port of the REST API.")
+@click.option(
+    "--state-dir",
+    default=Path(".landlord"),
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where everything is kept between runs.",
+)
+@click.option("--workflow", default="local", show_default=True, help="Workflow provider.")
+@click.option(
+    "--compute",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "docker", "mock"]),
+    help="Default compute provider; auto takes docker when an engine answers.",
+)
+@click.option(
+    "--kubernetes",
+    default="auto",
+    show_default=True,
+    metavar="auto|embedded|off|NAME",
+    help="Cluster: a context of the kubeconfig, a private control plane, or none. auto takes the current context only"
+    " when it is plainly a local one, else a private one.",
+)
+@click.option("--reset", is_flag=True, help="First remove the tenants' containers and the state of earlier runs.")
+def dev(*, port: int, state_dir: Path, workflow: str, compute: str, kubernetes: str, reset: bool) -> None:
+    """Run all of Landlord here: Postgres, API, worker, operator, and a Kubernetes API server.
+
+    Ctrl-C ends it. What it has made is kept in the state folder and goes on next time.
+    """
+    options = Options(
+        port=port,
+        state=state_dir.absolute(),
+        workflow=workflow,
+        compute=compute,
+        kubernetes=kubernetes,
+        reset=reset,
+    )
+    logs.configure(level="warning", form="console")
+    try:
+        asyncio.run(signalled(lambda stop: _main(options, stop)))
+    except LauncherError as error:
+        raise click.ClickException(str(error)) from error
+
+
+async def _main(options: Options, stop: asyncio.Event) -> None:
+    """Until somebody asks it to stop, also while it is still starting."""
+    serving = asyncio.ensure_future(_serve(options))
+    stopping = asyncio.ensure_future(stop.wait())
+    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not serving.done():
+        serving.cancel()
+    try:
+        await serving
+    except asyncio.CancelledError:
+        if not stop.is_set():
+            raise
+    _say("stopped")
+
+
+async def _serve(options: Options) -> None:
+    async with system.running(options, say=_say) as started:
+        await started.complete()
+        _say(f"ready: {started.url}")
+        for line in _next_steps(started.url):
+            _say(line)
+        await asyncio.Event().wait()
+
+
+def _next_steps(url: str) -> list[str]:
+    return [
+        "try:",
+        f"  curl -X POST {url}/api/tenants -H 'Content-Type: application/json' \\",
+        """       -d '{"id": "demo", "compute_provider": "mock", "compute_config": {}}'""",
+        f"  curl {url}/api/tenants/demo",
+        f"  open {url}/api/docs",
+    ]
+
+
+def _say(line: str) -> None:
+    click.echo(line)  # which flushes, into a file too

@@ -1,0 +1,53 @@
+"""Which cluster ``landlord dev`` may use. Never somebody's production cluster: only one that is plainly local."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+
+_LOCAL_NAMES = ("kind-", "k3d-", "minikube", "docker-desktop")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """A context of the user's kubeconfig."""
+
+    name: str
+    server: str
+
+    @property
+    def local(self) -> bool:
+        """Made by a tool for clusters on this machine, or served on loopback."""
+        return self.name.startswith(_LOCAL_NAMES) or _loopback(urlsplit(self.server).hostname or "")
+
+
+def _loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def contexts(environment: Mapping[str, str] = os.environ) -> tuple[list[Context], str | None]:
+    """The contexts of the user's kubeconfig and the name of the current one; nothing where there is none."""
+    first = environment.get("KUBECONFIG", "").split(os.pathsep)[0]
+    path = Path(first) if first else Path.home() / ".kube" / "config"
+    try:
+        config: Any = yaml.safe_load(path.read_text())
+        servers = {entry["name"]: entry["cluster"].get("server", "") for entry in config.get("clusters") or ()}
+        found = [
+            Context(name=entry["name"], server=servers.get(entry["context"]["cluster"], ""))
+            for entry in config.get("contexts") or ()
+        ]
+        return found, config.get("current-context") or None
+    except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError):
+        return [], None

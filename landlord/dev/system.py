@@ -1,0 +1,230 @@
+"""Everything of Landlord in one process tree, on this machine: what ``landlord dev`` runs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from landlord.database.engine import Database
+from landlord.dev import cluster, controlplane, definition, docker, folders, kubernetes_binaries, postgres
+from landlord.dev.processes import LauncherError, Unavailable
+from landlord.dev.reset import remove_tenants
+from landlord.dev.service import Service, free_port
+from landlord.settings import Settings
+from landlord.tenants.migrations import MIGRATIONS
+from landlord.workflow import registry
+
+Say = Callable[[str], None]
+LOWER = 5
+"""Niceness of what works behind the API."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The command line of ``landlord dev``."""
+
+    port: int
+    state: Path
+    workflow: str
+    compute: str
+    kubernetes: str
+    reset: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parts:
+    options: Options
+    stack: AsyncExitStack
+    environment: dict[str, str]
+    logs: Path
+    say: Say
+
+    def service(self, name: str, *, port: int, nice: int = LOWER, **more: str) -> Service:
+        return Service(
+            name,
+            port=port,
+            environment={**os.environ, **self.environment, **more},
+            log=self.logs / f"{name}.log",
+            nice=nice,
+        )
+
+    async def started(self, service: Service) -> Service:
+        self.stack.push_async_callback(service.stop)
+        await service.start()
+        return service
+
+    async def background(self, name: str) -> Service:
+        """A process without a public port."""
+        port = free_port()
+        return await self.started(self.service(name, port=port, LANDLORD_HEALTH_PORT=str(port)))
+
+
+class System:
+    """What runs; :meth:`complete` brings the slower half."""
+
+    def __init__(self, parts: _Parts, *, url: str, controller: Service) -> None:
+        self._parts = parts
+        self._controller = controller
+        self.url = url
+
+    async def complete(self) -> None:
+        """Bring the Kubernetes door; returns when everything that will serve is serving.
+
+        The controller reconciles until the operator takes over. Where no cluster can be had it stays, and one line says
+        why.
+        """
+        parts = self._parts
+        try:
+            environment = await _cluster(parts)
+        except LauncherError as error:
+            parts.say(f"kubernetes: off ({error})")
+            return
+        if environment is None:
+            parts.say("kubernetes: off")
+            return
+        parts.environment.update(environment)
+        await parts.background("operator")
+        await self._controller.stop()
+
+
+@asynccontextmanager
+async def running(options: Options, *, say: Say) -> AsyncIterator[System]:
+    """The system, with REST serving. ``say`` gets the lines a person should see. Raises :class:`LauncherError`."""
+    state = folders.existing(options.state)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(folders.held(state / "dev.lock", what=f"the state folder {state}"))
+        environment = {
+            "LANDLORD_WORKFLOW_PROVIDER": options.workflow,
+            "LANDLORD_INSTALLATION": os.environ.get("LANDLORD_INSTALLATION", f"dev-{folders.digest(state)}"),
+            "LANDLORD_API_PORT": str(options.port),
+            "LANDLORD_LOG_FORMAT": os.environ.get("LANDLORD_LOG_FORMAT", "console"),
+        }
+        environment |= await _compute(options, say=say)
+        if options.reset:
+            await _reset(options, state=state, environment=environment, say=say)
+        environment |= _kubeconfig(options, state=state)
+        environment["LANDLORD_DATABASE_URL"] = await _database(stack, state=state, say=say)
+        settings = _settings(environment)
+        await _migrate(settings)
+        logs = folders.existing(state / "logs")
+        parts = _Parts(options=options, stack=stack, environment=environment, logs=logs, say=say)
+        api = await parts.started(parts.service("api", port=options.port, nice=0))
+        say(f"serving: {api.address}")
+        await parts.background("worker")
+        controller = await parts.background("controller")
+        say(f"logs: {logs}")
+        yield System(parts, url=api.address, controller=controller)
+
+
+def _settings(environment: Mapping[str, str]) -> Settings:
+    """Ours, for what is done in this process; the children read the same variables."""
+    return Settings(
+        database_url=SecretStr(environment["LANDLORD_DATABASE_URL"]),
+        installation=environment["LANDLORD_INSTALLATION"],
+        workflow_provider=environment["LANDLORD_WORKFLOW_PROVIDER"],
+    )
+
+
+async def _compute(options: Options, *, say: Say) -> dict[str, str]:
+    """The default provider, and the Docker engine where it was found."""
+    engine = await docker.find(host=os.environ.get("LANDLORD_DOCKER_HOST"))
+    environment = {"LANDLORD_DOCKER_HOST": engine.host} if engine else {}
+    chosen = options.compute
+    if chosen == "auto":
+        chosen = "docker" if engine else "mock"
+        why = f"an engine answers, version {engine.version}" if engine else "no Docker engine answers"
+        say(f"compute: {chosen} by default ({why})")
+    elif chosen == "docker" and engine is None:
+        raise Unavailable("no Docker engine answers: start one, set LANDLORD_DOCKER_HOST, or use --compute mock")
+    return {**environment, "LANDLORD_COMPUTE_DEFAULT_PROVIDER": chosen}
+
+
+async def _database(stack: AsyncExitStack, *, state: Path, say: Say) -> str:
+    if given := os.environ.get("LANDLORD_DATABASE_URL"):
+        say("database: LANDLORD_DATABASE_URL")
+        return given
+    server = await stack.enter_async_context(postgres.running(state=state))
+    moved = postgres.moved_data(state=state)
+    if moved.exists():
+        say(f"database: its data are in {moved}, because the user who runs Postgres cannot reach {state}")
+    return await server.create_database(name="landlord")
+
+
+async def _migrate(settings: Settings) -> None:
+    async with Database(settings.database_url, pool_size=2) as database:
+        await MIGRATIONS.upgrade(database)
+    provider = registry.create(settings=settings)
+    await provider.start()
+    try:
+        await provider.register()
+    finally:
+        await provider.close()
+
+
+def _kubeconfig(options: Options, *, state: Path) -> dict[str, str]:
+    """Where the API finds the cluster: it may come later, and the API mirrors only as well as it can."""
+    if options.kubernetes == "off":
+        return {"LANDLORD_KUBERNETES_MIRROR": "false"}
+    context = _context(options)
+    if context is not None:
+        return {"LANDLORD_KUBERNETES_CONTEXT": context.name}
+    kubeconfig = state / "kubeconfig"
+    if not kubeconfig.exists():  # the first time there is nothing to read yet: the operator makes the mirrors
+        return {"LANDLORD_KUBERNETES_MIRROR": "false"}
+    return {"KUBECONFIG": str(kubeconfig)}
+
+
+def _context(options: Options) -> cluster.Context | None:
+    """The user's cluster that is to be used, if any. Raises :class:`Unavailable` for a name that does not exist."""
+    found, current = cluster.contexts()
+    if options.kubernetes == "auto":
+        return next((context for context in found if context.name == current and context.local), None)
+    if options.kubernetes in ("embedded", "off"):
+        return None
+    for context in found:
+        if context.name == options.kubernetes:
+            return context
+    names = ", ".join(context.name for context in found) or "none"
+    raise Unavailable(f"no context {options.kubernetes!r} in the kubeconfig; there are: {names}")
+
+
+async def _cluster(parts: _Parts) -> dict[str, str] | None:
+    """Make sure there is a cluster with our resource; what the operator's environment needs. Null for none."""
+    options = parts.options
+    if options.kubernetes == "off":
+        return None
+    context = _context(options)
+    if context is not None:
+        await definition.apply(context=context.name, kubeconfig=None)
+        parts.say(f"kubernetes: context {context.name}")
+        return {"LANDLORD_KUBERNETES_CONTEXT": context.name}
+    binaries = await kubernetes_binaries.find_or_build(progress=lambda line: parts.say(f"kubernetes: {line}"))
+    plane = await parts.stack.enter_async_context(
+        controlplane.running(binaries=binaries, state=parts.options.state, nice=LOWER)
+    )
+    await definition.apply(context=None, kubeconfig=plane.kubeconfig)
+    parts.say(f"kubernetes: export KUBECONFIG={plane.kubeconfig}")
+    if binaries.kubectl is not None and shutil.which("kubectl") is None:
+        parts.say(f"kubectl: {binaries.kubectl}")
+    return {"KUBECONFIG": str(plane.kubeconfig)}
+
+
+async def _reset(options: Options, *, state: Path, environment: Mapping[str, str], say: Say) -> None:
+    """Remove what the tenants of this state made, then the state."""
+    removed = await remove_tenants(
+        installation=environment["LANDLORD_INSTALLATION"], docker_host=environment.get("LANDLORD_DOCKER_HOST")
+    )
+    if os.environ.get("LANDLORD_DATABASE_URL"):
+        raise Unavailable("--reset does not delete a database of yours: unset LANDLORD_DATABASE_URL, or empty it")
+    await asyncio.to_thread(postgres.discard, state=state)
+    for name in ("kubernetes", "logs"):
+        await asyncio.to_thread(shutil.rmtree, state / name, ignore_errors=True)
+    (state / "kubeconfig").unlink(missing_ok=True)
+    say(f"reset: {removed} containers and the state in {state} are gone")
