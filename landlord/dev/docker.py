@@ -14,7 +14,7 @@ import shutil
 import socket
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Container, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,8 @@ START_TIMEOUT = 60
 STOP_TIMEOUT = 15
 """Seconds; containers have the first ten of them, unless they say otherwise."""
 _ENGINES = 32
-"""Private engines on one machine at a time; the n-th has 10.(192+n).0.0/16."""
+_FIRST_NETWORK = 192
+"""Of the private engines on one machine at a time the n-th has 10.(192+n).0.0/16."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,8 +103,9 @@ class DockerEngine:
     def __init__(self, *, folder: Path, runtime: Path, number: int) -> None:
         self._folder = folder
         self._runtime = runtime
+        self._number = number
         self._bridge = f"landlord{number}"
-        self._network = f"10.{192 + number}"
+        self._network = f"10.{_FIRST_NETWORK + number}"
         self._child: Child | None = None
 
     @property
@@ -118,7 +120,7 @@ class DockerEngine:
 
     async def start(self) -> None:
         """Start it on its data. Raises :class:`LauncherError`."""
-        await self._remove_interfaces()
+        await _remove_interfaces([self._number])
         for command in (
             f"link add {self._bridge} type bridge",
             f"addr add {self._network}.0.1/24 dev {self._bridge}",
@@ -126,8 +128,9 @@ class DockerEngine:
         ):
             if await run(["ip", *command.split()], name="ip", log=self._folder / "ip.log") != 0:
                 raise LauncherError(f"ip {command} failed: {(self._folder / 'ip.log').read_text()[-500:].strip()}")
-        for stale in ("docker.pid", "docker.sock"):
-            (self._runtime / stale).unlink(missing_ok=True)
+        # After a kill it holds process numbers that mean others now: numbers start anew in every namespace.
+        shutil.rmtree(self._runtime / "exec", ignore_errors=True)
+        (self._runtime / "docker.pid").unlink(missing_ok=True)
         self._child = await start(
             [
                 "dockerd",
@@ -176,20 +179,17 @@ class DockerEngine:
         return path
 
     async def _clean(self) -> None:
-        await self._remove_interfaces()
+        await _remove_interfaces([self._number])
         _remove_groups(self._bridge)
 
-    async def _remove_interfaces(self) -> None:
-        """Bridges in our range: nobody else has it, and they outlive what is killed."""
-        output = await asyncio.to_thread(
-            subprocess.run,
-            ["ip", "-json", "-4", "addr"],
-            capture_output=True,
-            check=True,
-        )
-        for interface in json.loads(output.stdout):
-            addresses = [each.get("local", "") for each in interface.get("addr_info", [])]
-            if any(address.startswith(f"{self._network}.") for address in addresses):
+
+async def _remove_interfaces(numbers: Container[int]) -> None:
+    """Bridges in the ranges of these engines: they outlive what is killed."""
+    output = await asyncio.to_thread(subprocess.run, ["ip", "-json", "-4", "addr"], capture_output=True, check=True)
+    for interface in json.loads(output.stdout):
+        for address in interface.get("addr_info", []):
+            first, second, *_ = map(int, address["local"].split("."))
+            if first == 10 and second - _FIRST_NETWORK in numbers:
                 await run(["ip", "link", "delete", interface["ifname"]], name="ip")
 
 
@@ -217,6 +217,7 @@ async def running(*, state: Path) -> AsyncIterator[DockerEngine]:
     state = folders.existing(state)
     with ExitStack() as stack:
         stack.enter_context(folders.held(state / "docker.lock", what=f"the Docker data of {state}"))
+        await _sweep()
         number = stack.enter_context(_number())
         runtime = folders.private(folders.RUNTIME / f"landlord-docker-{folders.digest(state)}")
         stack.callback(shutil.rmtree, runtime, ignore_errors=True)
@@ -232,11 +233,26 @@ async def running(*, state: Path) -> AsyncIterator[DockerEngine]:
 def _number() -> Iterator[int]:
     """A number of our own among the private engines of this machine, for as long as we live."""
     for number in range(_ENGINES):
-        with socket.socket(socket.AF_UNIX) as claim:
-            try:
-                claim.bind(f"\0landlord-docker-engine-{number}")  # goes with us, unlike a file
-            except OSError:
-                continue
-            yield number
-        return
+        with _claim(number) as free:
+            if free:
+                yield number
+                return
     raise Unavailable(f"{_ENGINES} private Docker engines run already")
+
+
+@contextmanager
+def _claim(number: int) -> Iterator[bool]:
+    """Whether it was free, and so is ours meanwhile."""
+    with socket.socket(socket.AF_UNIX) as claim:
+        try:
+            claim.bind(f"\0landlord-docker-engine-{number}")  # goes with us, unlike a file
+        except OSError:
+            yield False
+        else:
+            yield True
+
+
+async def _sweep() -> None:
+    """Remove the bridges of engines that were killed with the process that started them."""
+    with ExitStack() as stack:
+        await _remove_interfaces([number for number in range(_ENGINES) if stack.enter_context(_claim(number))])

@@ -137,6 +137,11 @@ asyncio.run(main(Path(sys.argv[1])))
 """
 
 
+def _family(pid: int) -> list[psutil.Process]:
+    members = psutil.Process(pid).children(recursive=True)
+    return [member for member in members if member.is_running()]
+
+
 async def test_nothing_outlives_a_killed_parent(
     component_folder: Path, own_docker: DockerEngine, control_plane: SharedControlPlane
 ) -> None:
@@ -149,9 +154,14 @@ async def test_nothing_outlives_a_killed_parent(
     try:
         async with asyncio.timeout(60):
             assert await process.stdout.readline() == b"running\n"
-        family = psutil.Process(process.pid).children(recursive=True)
-        names = {member.name() for member in family}
-        assert {"postgres", "etcd", "kube-apiserver", "kube-controller-manager", "dockerd", "containerd"} <= names
+        expected = {"postgres", "etcd", "kube-apiserver", "kube-controller-manager", "dockerd", "containerd"}
+        for _ in range(200):  # the last one may not have become its program yet
+            if expected <= {member.name() for member in _family(process.pid)}:
+                break
+            await asyncio.sleep(0.05)
+        else:
+            pytest.fail(f"not all of {expected} run")
+        family = _family(process.pid)
     finally:
         process.kill()
         await process.wait()
