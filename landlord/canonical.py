@@ -59,6 +59,17 @@ def faults(value: Any, *, path: str = "") -> Iterator[tuple[str, str]]:
             yield from faults(item, path=f"{path}/{index}")
 
 
+def storable(value: Any) -> Any:
+    """The value with what no store takes replaced by U+FFFD: for words of others, which cannot be refused."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode().replace("\x00", "\ufffd") if _text_fault(value) else value
+    if isinstance(value, dict):
+        return {storable(key): storable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [storable(item) for item in value]
+    return value
+
+
 def _text_fault(text: str) -> str | None:
     if "\x00" in text:
         return "contains a NUL character"

@@ -9,6 +9,7 @@ import uuid
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from landlord import canonical
 from landlord.tenants import outcome, runs
 from landlord.tenants.lifecycle import ACTIONS, Event, transition
 from landlord.tenants.model import Action, Audit, Change, Door, Execution, Snapshot, Stalled, Status, Tenant
@@ -163,7 +164,7 @@ def _active(snapshot: Snapshot, tenant: Tenant, sent: Execution, *, word: Execut
         seen=True,
         state=word.state,
         engine_attempt=word.attempt,
-        error=word.failure.to_json() if word.failure else None,
+        error=canonical.storable(word.failure.to_json()) if word.failure else None,
     )
     if sent.cancel_requested_at is not None:
         force = now - sent.cancel_requested_at >= timedelta(seconds=policy.force_after)
@@ -302,7 +303,8 @@ def next_check(tenant: Tenant, executions: tuple[Execution, ...], *, now: dateti
         if execution.cancel_requested_at is not None:
             times.append(now + timedelta(seconds=2))
         elif execution.running:
-            times.append(now + timedelta(seconds=policy.poll))
+            # One just sent may not have arrived: whoever sent it may be gone before the trigger.
+            times.append(now + timedelta(seconds=policy.poll if execution.seen else policy.trigger_timeout))
         else:
             times.append(max(execution.not_before or now, now))
     return min(times, default=None)

@@ -32,8 +32,8 @@ def close(execution: Execution, word: ExecutionInfo, *, now: datetime) -> Execut
         ended_at=now,
         seen=True,
         engine_attempt=word.attempt,
-        error=_failure(word).to_json() if word.state is not ExecutionState.SUCCEEDED else None,
-        output=cut(word.output) if isinstance(word.output, dict) else None,
+        error=canonical.storable(_failure(word).to_json()) if word.state is not ExecutionState.SUCCEEDED else None,
+        output=cut(canonical.storable(word.output)) if isinstance(word.output, dict) else None,
     )
 
 

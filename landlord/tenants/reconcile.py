@@ -33,8 +33,6 @@ from landlord.workflow.provider import (
 WORKERS = 64
 """Tenants looked at at once; their statements are coalesced, so this is not a number of connections."""
 CLAIM = 500
-LEASE = 30.0
-"""Seconds for which a due tenant is left to the reconciler that claimed it."""
 IDLE = 0.5
 """Seconds between looks for due tenants while there are none."""
 STEPS = 16
@@ -166,12 +164,13 @@ class Reconciler:
             _log.log(20 if up else 30, "database available again" if up else "database unavailable", why=why)
 
     async def _claim_due(self) -> None:
+        """Take what is due; it is left to us for as long as one trigger may take."""
         while True:
             await self._gate.passed()
             claimed: list[str] = []
             if self._queue.depth < CLAIM:
                 try:
-                    claimed = await self._repository.claim(limit=CLAIM, lease=LEASE)
+                    claimed = await self._repository.claim(limit=CLAIM, lease=self._policy.trigger_timeout)
                     self._database(up=True)
                 except DatabaseUnavailable as error:
                     self._database(up=False, why=str(error))
