@@ -84,7 +84,7 @@ def _escape(key: str) -> str:
 
 
 def _normal(value: Any) -> Any:
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float) and value.is_integer() and abs(value) <= LARGEST_INTEGER:
         return int(value)
     if isinstance(value, dict):
         return {key: _normal(item) for key, item in value.items()}
