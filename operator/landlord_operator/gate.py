@@ -1,0 +1,73 @@
+"""The one back-off there is for an API server that is away: it belongs to the cluster, not to its tenants."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from landlord.kubernetes import KubernetesError, TenantResources
+
+_log = structlog.get_logger(__name__)
+
+
+class ClusterGate:
+    """Open while the API server answers and knows the Tenant resource. ``returned`` is called when it is back."""
+
+    def __init__(
+        self,
+        resources: TenantResources,
+        *,
+        returned: Callable[[], Awaitable[None]],
+        backoff: float = 0.5,
+        backoff_limit: float = 5.0,
+    ) -> None:
+        self._resources = resources
+        self._returned = returned
+        self._backoff = backoff
+        self._backoff_limit = backoff_limit
+        self._open = asyncio.Event()
+        self._doubted = asyncio.Event()
+        self._doubted.set()
+        self._reason: str | None = None
+
+    @property
+    def fault(self) -> str | None:
+        """Why the cluster cannot be used now, or null."""
+        return None if self._open.is_set() else self._reason or "the API server has not been reached yet"
+
+    async def passed(self) -> None:
+        """Wait until the API server may be asked."""
+        await self._open.wait()
+
+    def doubt(self) -> None:
+        """A call found the API server away: everybody waits until it has answered again."""
+        self._open.clear()
+        self._doubted.set()
+
+    async def run(self) -> None:
+        """Ask an API server that is in doubt until it answers; for ever."""
+        while True:
+            await self._doubted.wait()
+            delay = self._backoff
+            while (fault := await self._fault()) is not None:
+                if fault != self._reason:
+                    _log.warning("cluster unavailable", reason=fault)
+                    self._reason = fault
+                await asyncio.sleep(delay * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
+                delay = min(delay * 2, self._backoff_limit)
+            if self._reason is not None:
+                _log.info("cluster available again")
+                self._reason = None
+            self._doubted.clear()
+            self._open.set()
+            await self._returned()
+
+    async def _fault(self) -> str | None:
+        try:
+            await self._resources.served()
+        except KubernetesError as error:
+            return str(error)
+        return None

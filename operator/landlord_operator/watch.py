@@ -1,0 +1,144 @@
+"""Runs kopf in a thread with a loop of its own.
+
+When kopf ends it cancels every task that was created in its loop after it, and it takes over the signal handlers; its
+watchers can also end or hang without ending it. So it gets nothing of ours to break, what it sees is handed over to our
+loop, and it is started again whenever it ended or the API server was away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+
+import kopf
+import structlog
+
+from landlord_operator import handlers
+from landlord_operator.gate import ClusterGate
+from landlord_operator.passes import Sighting
+
+BEAT = 2.0
+"""Seconds between two signs of life."""
+STUCK = 60.0
+"""Seconds without one after which the process is better started anew."""
+AGAIN = 1.0
+JOIN = 10.0
+"""Seconds kopf may take to stop."""
+
+_log = structlog.get_logger(__name__)
+
+
+class WatchStuck(Exception):
+    """kopf's loop does not run any more, and cannot be stopped either."""
+
+
+class Watch:
+    """:meth:`run` it in a task; ``saw`` is called in that task's loop."""
+
+    def __init__(self, *, saw: Callable[[Sighting], None], gate: ClusterGate, context: str | None) -> None:
+        self._saw = saw
+        self._gate = gate
+        self._context = context
+        self._renewed = asyncio.Event()
+        self._beat = time.monotonic()
+        self.seen_at = time.monotonic()
+        """When an event last arrived."""
+
+    def renew(self) -> None:
+        """List and watch anew."""
+        self._renewed.set()
+
+    @property
+    def silence(self) -> float:
+        """Seconds since kopf's loop gave a sign of life."""
+        return time.monotonic() - self._beat
+
+    async def fault(self) -> str | None:
+        """For readiness."""
+        return f"the watch has not moved for {self.silence:.0f} s" if self.silence > STUCK / 2 else None
+
+    async def run(self) -> None:
+        """Watch for ever. Raises :class:`WatchStuck`."""
+        while True:
+            await self._gate.passed()
+            self._renewed.clear()
+            watcher = _Watcher(saw=self._arrived, context=self._context)
+            watcher.start()
+            try:
+                await self._attend(watcher)
+            finally:
+                await asyncio.shield(watcher.end())
+            await asyncio.sleep(AGAIN if not self._renewed.is_set() else 0)
+
+    async def _attend(self, watcher: _Watcher) -> None:
+        while watcher.alive and not self._renewed.is_set():
+            self._beat = max(self._beat, watcher.ping())
+            if self.silence > STUCK:
+                raise WatchStuck(f"kopf's loop has not moved for {STUCK:g} s")
+            try:
+                async with asyncio.timeout(BEAT):
+                    await self._renewed.wait()
+            except TimeoutError:
+                continue
+        self._beat = time.monotonic()
+
+    def _arrived(self, sighting: Sighting) -> None:
+        self.seen_at = time.monotonic()
+        self._saw(sighting)
+
+
+class _Watcher:
+    """One life of kopf."""
+
+    def __init__(self, *, saw: Callable[[Sighting], None], context: str | None) -> None:
+        self._saw = saw
+        self._home = asyncio.get_running_loop()
+        self._registry = handlers.build(saw=self._hand_over, context=context)
+        self._stop = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._beat = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="kopf", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def ping(self) -> float:
+        """When kopf's loop last answered; asks it again."""
+        if self._loop is not None and self.alive:
+            try:
+                self._loop.call_soon_threadsafe(self._pong)
+            except RuntimeError:
+                return self._beat  # it has just been closed
+        return self._beat
+
+    async def end(self) -> None:
+        self._stop.set()
+        await asyncio.to_thread(self._thread.join, JOIN)
+
+    def _pong(self) -> None:
+        self._beat = time.monotonic()
+
+    def _hand_over(self, sighting: Sighting) -> None:
+        try:
+            self._home.call_soon_threadsafe(self._saw, sighting)
+        except RuntimeError:
+            self._stop.set()  # our loop is gone: nobody listens any more
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._watch())
+        except Exception as error:  # noqa: BLE001 - whatever ended it, it is started again
+            if not self._stop.is_set():
+                _log.warning("watch ended", error=type(error).__name__)
+
+    async def _watch(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        await kopf.operator(
+            registry=self._registry, clusterwide=True, standalone=True, stop_flag=self._stop, identity=None
+        )
