@@ -40,7 +40,7 @@ class LocalProvider(WorkflowProvider):
         self._store = Store(self._database, installation=settings.installation, lease=settings.workflow_local_lease)
 
     async def close(self) -> None:
-        await self._database.close()
+        await self._store.close()
 
     async def ready(self) -> None:
         try:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import orjson
 from sqlalchemy import Row, TextClause
 from sqlalchemy.exc import DBAPIError, ProgrammingError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from landlord.database.coalescer import Coalescer, Overloaded
 from landlord.database.engine import Database, DatabaseUnavailable
@@ -26,6 +29,8 @@ from landlord.workflow.providers.local import statements
 
 PURGE_BATCH = 1000
 """Rows one purging statement removes at most, so that it never holds many locks for long."""
+CLOSE_TIMEOUT = 3.0
+"""Seconds that statements under way get when the store is closed."""
 
 Result = TypeVar("Result")
 
@@ -90,6 +95,17 @@ class Store:
         self._inserts = Coalescer(self._insert, key=lambda item: item.execution_id, isolate=_item_at_fault, most=64)
         self._checkpoints = Coalescer(self._checkpoint, key=lambda item: item.hold.execution_id, isolate=_item_at_fault)
         self._endings = Coalescer(self._finish, key=lambda item: item.hold.execution_id, isolate=_item_at_fault)
+
+        self._under_way = 0
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+
+    async def close(self) -> None:
+        """Let statements under way end (they may belong to callers that have gone), then close the database."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await self._quiet.wait()
+        await self._database.close()
 
     # What callers of the engine do.
 
@@ -176,8 +192,20 @@ class Store:
                 elif notification == RECONNECTED:
                     yield [""]
 
+    @asynccontextmanager
+    async def _connect(self) -> AsyncGenerator[AsyncConnection, None]:
+        self._under_way += 1
+        self._quiet.clear()
+        try:
+            async with self._database.connect() as connection:
+                yield connection
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._quiet.set()
+
     async def _fetch(self, statement: TextClause, **parameters: Any) -> Sequence[Row[Any]]:
-        async with self._database.connect() as connection:
+        async with self._connect() as connection:
             result = await connection.execute(statement, {"installation": self._installation, **parameters})
             return result.all()
 
@@ -234,7 +262,7 @@ class Store:
         return [ending.hold.execution_id in ended for ending in endings]
 
     async def _purge(self, retention: float) -> int:
-        async with self._database.connect() as connection:
+        async with self._connect() as connection:
             result = await connection.execute(
                 statements.PURGE,
                 {"installation": self._installation, "retention": retention, "most": PURGE_BATCH},
