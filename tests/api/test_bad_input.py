@@ -1,0 +1,282 @@
+"""Whatever is malformed is refused with the place of every fault, and nothing is stored."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import aiohttp
+import pytest
+from fixtures.rest import Rest, unique
+
+CONFIG = {"image": "app:1"}
+JSON = {"Content-Type": "application/json"}
+
+
+def body(**fields: Any) -> dict[str, Any]:
+    return {"id": "name", "compute_config": CONFIG, **fields}
+
+
+@pytest.mark.parametrize(
+    ("fields", "wrong"),
+    [
+        ({"id": ""}, {"/id"}),
+        ({"id": "-a"}, {"/id"}),
+        ({"id": "a" * 51}, {"/id"}),
+        ({"id": "a\n"}, {"/id"}),
+        ({"id": "ä"}, {"/id"}),
+        ({"id": 5}, {"/id"}),
+        ({"id": None}, {"/id"}),
+        ({"compute_config": []}, {"/compute_config"}),
+        ({"compute_config": None}, {"/compute_config"}),
+        ({"compute_provider": ""}, {"/compute_provider"}),
+        ({"compute_provider": None}, {"/compute_provider"}),
+        ({"compute_provider": "x" * 65}, {"/compute_provider"}),
+        ({"paused": "true"}, {"/paused"}),
+        ({"paused": 1}, {"/paused"}),
+        ({"deletion_policy": "Keep"}, {"/deletion_policy"}),
+        ({"labels": {"team": 1}}, {"/labels/team"}),
+        ({"labels": {"team": "a b"}}, {"/labels/team"}),
+        ({"labels": {"team": "x" * 64}}, {"/labels/team"}),
+        ({"labels": {"a/b/c": "x", "ok": "y"}}, {"/labels/a~1b~1c"}),
+        ({"labels": {f"k{number}": "x" for number in range(65)}}, {"/labels"}),
+        ({"labels": []}, {"/labels"}),
+        ({"labels": None}, {"/labels"}),
+        ({"annotations": {"note": None}}, {"/annotations/note"}),
+        ({"annotations": {"note": "x" * 65536}}, {"/annotations"}),
+        ({"a": 1, "b/c": 2, "paused": 3}, {"/a", "/b~1c", "/paused"}),
+        ({"generation": 7, "status": "ready"}, {"/generation", "/status"}),
+        (
+            {"compute_config": {"delay_seconds": -1, "fail_first": "x"}},
+            {"/compute_config/delay_seconds", "/compute_config/fail_first"},
+        ),
+        ({"compute_config": {"text": "x" * 131072}}, {"/compute_config"}),
+        ({"compute_config": {"text": "a\x00b"}}, {"/compute_config/text"}),
+        ({"compute_config": {"a\x00": 1}}, {"/compute_config/a?"}),
+        ({"compute_config": {"list": [1, "\ud800"]}}, {"/compute_config/list/1"}),
+        ({"compute_config": {"n": 2**53 + 1, "m": -(2**53) - 1}}, {"/compute_config/n", "/compute_config/m"}),
+        ({"compute_config": {"n": 10**30}}, {"/compute_config/n"}),
+        ({"labels": {"team": "\x00"}}, {"/labels/team"}),
+    ],
+)
+async def test_fields_of_a_post(rest: Rest, fields: dict[str, Any], wrong: set[str]) -> None:
+    reply = await rest.call("POST", "/api/tenants", data=json.dumps(body(**fields)), headers=JSON)
+    assert reply.status == 400
+    assert reply.pointers == wrong
+    assert all(each["detail"] for each in reply["errors"])
+    assert (await rest.get("/api/tenants?include_deleted=true&count=true"))["total"] == 0
+    assert rest.mock.requests == []
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"{",
+        b'{"id": "name"} x',
+        b'{"id": "name", "id": "other", "compute_config": {}}',
+        b'{"id": "name", "compute_config": {"a": 1, "a": 2}}',
+        b"[]",
+        b"null",
+        b'"name"',
+        b"7",
+        b'{"id": "name", "compute_config": {"a": NaN}}',
+        b'{"id": "name", "compute_config": {"a": Infinity}}',
+        b'{"id": "name", "compute_config": {"a": 1e999}}',
+        b'{"id": "name", "compute_config": {"a": ' + b"9" * 5000 + b"}}",
+        b"\xff\xfe",
+        b"\xef\xbb\xbf{}",
+        b'{"id": "name", "compute_config": {"a": "\x01"}}',
+        b'{"id": "name", "compute_config": {"a": ' + b"[" * 70 + b"]" * 70 + b"}}",
+        b"[" * 200_000,
+        b'{"a":' * 40_000,
+    ],
+)
+async def test_what_is_not_json(rest: Rest, raw: bytes) -> None:
+    reply = await rest.call("POST", "/api/tenants", data=raw, headers=JSON)
+    assert reply.status == 400
+    assert b"Traceback" not in reply.raw
+    assert (await rest.get("/api/tenants/name")).status == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/api/tenants"), ("PUT", "/api/tenants/name"), ("PATCH", "/v1/tenants/name")]
+)
+async def test_bodies_of_more_than_256_kib(rest: Rest, method: str, path: str) -> None:
+    large = json.dumps(body(annotations={"note": "x" * 262_144})).encode()
+    declared = await rest.call(method, path, data=large, headers=JSON)
+    assert declared.status == 413
+
+    async def chunks() -> Any:
+        for start in range(0, len(large), 65536):
+            yield large[start : start + 65536]
+
+    undeclared = await rest.call(method, path, data=chunks(), headers=JSON)
+    assert undeclared.status == 413
+    assert undeclared["title"] == "Body too large"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "media_type"),
+    [
+        ("POST", "/api/tenants", "application/x-www-form-urlencoded"),
+        ("POST", "/api/tenants", "text/plain"),
+        ("POST", "/api/tenants", "application/merge-patch+json"),
+        ("PUT", "/api/tenants/name", "application/merge-patch+json"),
+        ("PATCH", "/api/tenants/name", "application/json-patch+json"),
+        ("POST", "/api/tenants/name/retry", "text/plain"),
+    ],
+)
+async def test_media_types(rest: Rest, method: str, path: str, media_type: str) -> None:
+    reply = await rest.call(method, path, data=json.dumps(body()), headers={"Content-Type": media_type})
+    assert reply.status == 415
+    assert reply.pointers == {"Content-Type"}
+
+
+async def test_media_types_that_are_taken(rest: Rest) -> None:
+    name = await rest.create()
+    for media_type in ("application/json", "application/json; charset=utf-8", "application/merge-patch+json"):
+        reply = await rest.call(
+            "PATCH", f"/api/tenants/{name}", data='{"labels": {"a": "b"}}', headers={"Content-Type": media_type}
+        )
+        assert reply.status == 200
+
+
+@pytest.mark.parametrize(
+    ("fields", "wrong"),
+    [
+        ({}, {"/compute_config"}),
+        ({"compute_config": CONFIG, "id": "other"}, {"/id"}),
+        ({"compute_config": CONFIG, "compute_provider": "docker"}, {"/compute_provider"}),
+        ({"compute_config": {"delay_seconds": "x"}}, {"/compute_config/delay_seconds"}),
+        ({"compute_config": 1, "labels": 2, "paused": 3}, {"/compute_config", "/labels", "/paused"}),
+    ],
+)
+async def test_fields_of_a_put(rest: Rest, fields: dict[str, Any], wrong: set[str]) -> None:
+    name = await rest.ready()
+    before = await rest.record(name)
+    reply = await rest.put(f"/api/tenants/{name}", fields)
+    assert reply.status == 400
+    assert reply.pointers == wrong
+    assert await rest.record(name) == before
+
+
+@pytest.mark.parametrize(
+    ("fields", "wrong"),
+    [
+        ({"id": "other"}, {"/id"}),
+        ({"compute_config": None}, {"/compute_config"}),
+        ({"compute_config": {"delay_seconds": "x"}}, {"/compute_config/delay_seconds"}),
+        ({"compute_provider": "docker"}, {"/compute_provider"}),
+        ({"labels": {"a": 1}}, {"/labels/a"}),
+        ({"paused": "no"}, {"/paused"}),
+        ({"status": "ready"}, {"/status"}),
+    ],
+)
+async def test_fields_of_a_patch(rest: Rest, fields: dict[str, Any], wrong: set[str]) -> None:
+    name = await rest.ready()
+    before = await rest.record(name)
+    reply = await rest.patch(f"/api/tenants/{name}", fields)
+    assert reply.status == 400
+    assert reply.pointers == wrong
+    assert await rest.record(name) == before
+
+
+@pytest.mark.parametrize(
+    ("query", "wrong"),
+    [
+        ("limit=0", {"limit"}),
+        ("limit=1001", {"limit"}),
+        ("limit=ten", {"limit"}),
+        ("limit=1&limit=2", {"limit"}),
+        ("limit=", {"limit"}),
+        ("limit=%D9%A1", {"limit"}),
+        ("cursor=", {"cursor"}),
+        ("cursor=***", {"cursor"}),
+        ("cursor=YWJj", {"cursor"}),
+        ("cursor=ZXZlbnRzOjE", {"cursor"}),
+        ("cursor=dGVuYW50czotLS0", {"cursor"}),
+        ("status=happy", {"status"}),
+        ("label=team", {"label"}),
+        ("label==x", {"label"}),
+        ("label=a%00=b", {"label"}),
+        ("include_deleted=perhaps", {"include_deleted"}),
+        ("count=yes", {"count"}),
+        ("offset=5&colour=red", {"offset", "colour"}),
+        ("compute_provider=a%00b", {"compute_provider"}),
+    ],
+)
+async def test_queries(rest: Rest, query: str, wrong: set[str]) -> None:
+    reply = await rest.get(f"/api/tenants?{query}")
+    assert reply.status == 400
+    assert reply.pointers == wrong
+
+
+@pytest.mark.parametrize("name", ["UPPER", "-a", "a" * 51, "a%20b", "a%2Fb", "a%00", "%F0%9F%98%80", "a.b"])
+@pytest.mark.parametrize("suffix", ["", "/executions", "/events"])
+async def test_ids_in_paths(rest: Rest, name: str, suffix: str) -> None:
+    reply = await rest.get(f"/api/tenants/{name}{suffix}")
+    assert reply.status == 400
+    assert reply.pointers == {"id"}
+
+
+async def test_more_of_paths(rest: Rest) -> None:
+    assert (await rest.get("/api/executions/tenant-nobody-plan")).status == 404
+    assert (await rest.get("/api/executions/a%20b")).pointers == {"execution_id"}
+    assert (await rest.get(f"/api/tenants/{unique()}/executions")).status == 404
+    assert (await rest.get(f"/api/tenants/{unique()}/events")).status == 404
+    for path in (
+        "/",
+        "/api",
+        "/api/",
+        "/api/tenant",
+        "/apis",
+        "/api/tenants/",
+        "/v2/tenants",
+        "/api/docs/static/app.py",
+    ):
+        reply = await rest.get(path)
+        assert (reply.status, reply["title"]) == (404, "Not Found"), path
+    climbing = aiohttp.client.URL(f"{rest.url}/api/docs/static/..%2Fapp.py", encoded=True)
+    async with rest.session.get(climbing) as answer:
+        assert answer.status == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/api/tenants", "GET, POST"),
+        ("DELETE", "/v1/tenants", "GET, POST"),
+        ("POST", "/api/tenants/name", "DELETE, GET, HEAD, PATCH, PUT"),
+        ("GET", "/api/tenants/name/retry", "POST"),
+        ("PROPFIND", "/api/compute/config", "GET, HEAD"),
+    ],
+)
+async def test_methods(rest: Rest, method: str, path: str, allowed: str) -> None:
+    reply = await rest.call(method, path)
+    assert reply.status == 405
+    assert reply.headers["Allow"] == allowed
+
+
+@pytest.mark.parametrize("key", ["", "a b", "x" * 256, "schlüssel"])
+async def test_idempotency_keys(rest: Rest, key: str) -> None:
+    reply = await rest.post("/api/tenants", body(), headers={"Idempotency-Key": key})
+    assert reply.status == 400
+    assert reply.pointers == {"Idempotency-Key"}
+    assert (await rest.get("/api/tenants/name")).status == 404
+
+
+@pytest.mark.parametrize("tag", ["1-1", '"1-1', "*, *", '"a" "b"', ",", "W/1"])
+async def test_entity_tags(rest: Rest, tag: str) -> None:
+    name = await rest.create()
+    reply = await rest.put(f"/api/tenants/{name}", {"compute_config": CONFIG}, headers={"If-Match": tag})
+    assert (reply.status, reply.pointers) == (400, {"If-Match"})
+    reply = await rest.get(f"/api/tenants/{name}", headers={"If-None-Match": tag})
+    assert (reply.status, reply.pointers) == (400, {"If-None-Match"})
+
+
+async def test_nothing_of_a_secret_is_shown(rest: Rest) -> None:
+    wrong = {"image": "app", "env": {"PASSWORD": ["hunter2"]}, "memory_mb": "hunter2"}
+    reply = await rest.post("/api/tenants", body(compute_provider="docker", compute_config=wrong))
+    assert reply.status == 400
+    assert b"hunter2" not in reply.raw
