@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
+from pathlib import Path
 from typing import Literal
 
 import orjson
 import structlog
 from structlog.typing import EventDict, Processor
+
+DEPTH = 8
+"""Frames shown of where an exception came from, the innermost."""
 
 
 def configure(*, level: str, form: Literal["json", "console"]) -> None:
@@ -20,16 +25,14 @@ def configure(*, level: str, form: Literal["json", "console"]) -> None:
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.stdlib.PositionalArgumentsFormatter(),
-        structlog.stdlib.ExtraAdder(),
+        structlog.stdlib.ExtraAdder(allow={"k8s_ref"}),
     ]
-    rendering: list[Processor] = (
-        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_dumps)]
+    rendering: list[Processor] = [
+        _exception,
+        structlog.processors.JSONRenderer(_dumps)
         if form == "json"
-        # Plain tracebacks: pretty ones show local variables, which may be secrets.
-        else [
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
-        ]
-    )
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+    ]
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -50,8 +53,24 @@ def configure(*, level: str, form: Literal["json", "console"]) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(threshold)
-    for noisy in ("aiohttp.access", "alembic", "asyncio", "urllib3", "kubernetes"):
+    for noisy in ("aiohttp.access", "alembic", "asyncio", "urllib3", "kubernetes", "kopf"):
         logging.getLogger(noisy).setLevel(max(threshold, logging.WARNING))
+
+
+def _exception(_: object, __: str, event: EventDict) -> EventDict:
+    """An exception by its type and where it came from.
+
+    Neither its text nor its traceback is shown: what Postgres or an engine says may hold values of a tenant.
+    """
+    given = event.pop("exc_info", None)
+    error = sys.exception() if given is True else given[1] if isinstance(given, tuple) else given
+    if isinstance(error, BaseException):
+        event["exception"] = type(error).__name__
+        event["where"] = [
+            f"{Path(frame.filename).name}:{frame.lineno} {frame.name}"
+            for frame in traceback.extract_tb(error.__traceback__, limit=-DEPTH)
+        ]
+    return event
 
 
 def _dumps(event: EventDict, **_: object) -> str:

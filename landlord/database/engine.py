@@ -8,6 +8,7 @@ comer, waiters starve).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -22,6 +23,8 @@ CONNECT_TIMEOUT = 5
 """Seconds."""
 STATEMENT_TIMEOUT = 20
 """Seconds, enforced by the server; a few more and the client gives up by itself."""
+CLOSE_TIMEOUT = 5
+"""Seconds that statements under way have when the pool is closed."""
 
 
 class DatabaseUnavailable(Exception):
@@ -39,6 +42,7 @@ class Database:
         self._engine = create_async_engine(
             parsed,
             isolation_level="AUTOCOMMIT",
+            hide_parameters=True,  # an error's text must not carry what tenants have configured
             skip_autocommit_rollback=True,
             pool_size=pool_size,
             max_overflow=0,
@@ -57,6 +61,9 @@ class Database:
         )
         self._url = parsed
         self._semaphore = asyncio.Semaphore(pool_size)
+        self._busy = 0
+        self._quiet = asyncio.Event()
+        self._quiet.set()
 
     @property
     def libpq_url(self) -> str:
@@ -64,6 +71,10 @@ class Database:
         return self._url.set(drivername="postgresql").render_as_string(hide_password=False)
 
     async def close(self) -> None:
+        """Let statements under way end (they may belong to callers that have gone), then close the connections."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await self._quiet.wait()
         await self._engine.dispose()
 
     async def __aenter__(self) -> Database:
@@ -75,6 +86,8 @@ class Database:
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[AsyncConnection]:
         """A connection in autocommit. Raises :class:`DatabaseUnavailable` when the database goes or is away."""
+        self._busy += 1
+        self._quiet.clear()
         try:
             async with (
                 asyncio.timeout(STATEMENT_TIMEOUT + 2 * CONNECT_TIMEOUT),
@@ -90,6 +103,10 @@ class Database:
             raise
         except TimeoutError as error:
             raise DatabaseUnavailable("no answer from Postgres in time") from error
+        finally:
+            self._busy -= 1
+            if not self._busy:
+                self._quiet.set()
 
 
 def _brief(error: BaseException) -> str:

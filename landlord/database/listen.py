@@ -7,7 +7,7 @@ gets a :data:`RECONNECTED` after each (re)connect and must then look for itself.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import psycopg
 import structlog
@@ -18,7 +18,7 @@ RECONNECTED = ""
 _log = structlog.get_logger(__name__)
 
 
-async def listen(url: str, *, channel: str, retry: float = 1.0) -> AsyncIterator[str]:
+async def listen(url: str, *, channel: str, retry: float = 1.0) -> AsyncGenerator[str, None]:
     """Payloads sent on ``channel``, for ever; :data:`RECONNECTED` after each connect. ``retry`` in seconds."""
     away = False
     while True:

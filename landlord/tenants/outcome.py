@@ -67,7 +67,7 @@ def succeed(tenant: Tenant, ended: Execution, *, waiting: Execution | None, now:
 def fail(tenant: Tenant, ended: Execution, *, now: datetime, policy: Policy) -> Outcome:
     """A run of the status' action ended otherwise, not because we cancelled it, and nothing waits behind it."""
     failure = ended.failure or WorkflowFailure(code="Unknown", message="the run failed")
-    if failure.code == "NewerGeneration" and (ahead := failure.details.get("existing")):
+    if failure.code == "NewerGeneration" and (ahead := failure.details.get("existing_generation")):
         return record_behind(rest(tenant, ended), generation=int(ahead)), None, None
     deleting = tenant.status is Status.DELETING
     if ended.generation != tenant.generation and not deleting:

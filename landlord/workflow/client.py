@@ -107,7 +107,7 @@ class WorkflowClient:
         await self._bounded("ready", self._provider.ready)
 
     async def completions(self) -> AsyncGenerator[str, None]:
-        """Ids of runs that have just ended, for ever: hints only, they may be lost and repeated. Raises nothing."""
+        """Ids of runs that have just ended, for ever, as :meth:`WorkflowProvider.completions`. Raises nothing."""
         while True:
             stream = self._provider.completions()
             try:

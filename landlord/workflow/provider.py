@@ -230,6 +230,8 @@ class WorkflowProvider(abc.ABC):
     def completions(self) -> AsyncIterator[str]:
         """Ids of runs that have just ended, while they can be pushed: a hint to look now, may lose and repeat.
 
+        The empty string says that some may have been missed: look at everything under way.
+
         The default pushes nothing; polling is the backstop. Raises nothing: it reconnects by itself.
         """
         return _nothing()

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import orjson
 from sqlalchemy import Row, TextClause
 from sqlalchemy.exc import DBAPIError, ProgrammingError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from landlord.database.coalescer import Coalescer, Overloaded
 from landlord.database.engine import Database, DatabaseUnavailable
@@ -29,8 +26,6 @@ from landlord.workflow.providers.local import statements
 
 PURGE_BATCH = 1000
 """Rows one purging statement removes at most, so that it never holds many locks for long."""
-CLOSE_TIMEOUT = 3.0
-"""Seconds that statements under way get when the store is closed."""
 
 Result = TypeVar("Result")
 
@@ -96,15 +91,8 @@ class Store:
         self._checkpoints = Coalescer(self._checkpoint, key=lambda item: item.hold.execution_id, isolate=_item_at_fault)
         self._endings = Coalescer(self._finish, key=lambda item: item.hold.execution_id, isolate=_item_at_fault)
 
-        self._under_way = 0
-        self._quiet = asyncio.Event()
-        self._quiet.set()
-
     async def close(self) -> None:
-        """Let statements under way end (they may belong to callers that have gone), then close the database."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_TIMEOUT):
-                await self._quiet.wait()
+        """Close the database, once statements under way have ended."""
         await self._database.close()
 
     # What callers of the engine do.
@@ -133,10 +121,10 @@ class Store:
         return bool(rows[0].known)
 
     async def endings(self) -> AsyncGenerator[str, None]:
-        """Ids of runs that have just ended, as they are notified; some may be missed."""
+        """Ids of runs that have just ended, as they are notified; an empty one when some may have been missed."""
         async with aclosing(self._heard(statements.ENDED)) as notifications:
             async for execution_ids in notifications:
-                for execution_id in filter(None, execution_ids):
+                for execution_id in execution_ids:
                     yield execution_id
 
     # What workers do.
@@ -183,7 +171,7 @@ class Store:
 
     async def _heard(self, channel: str) -> AsyncGenerator[list[str], None]:
         """Words of the notifications that concern this installation; ``[""]`` for whatever may have been missed."""
-        notifications = cast("AsyncGenerator[str, None]", listen(self._database.libpq_url, channel=channel))
+        notifications = listen(self._database.libpq_url, channel=channel)
         async with aclosing(notifications):
             async for notification in notifications:
                 installation, *words = notification.split(" ")
@@ -192,20 +180,8 @@ class Store:
                 elif notification == RECONNECTED:
                     yield [""]
 
-    @asynccontextmanager
-    async def _connect(self) -> AsyncGenerator[AsyncConnection, None]:
-        self._under_way += 1
-        self._quiet.clear()
-        try:
-            async with self._database.connect() as connection:
-                yield connection
-        finally:
-            self._under_way -= 1
-            if not self._under_way:
-                self._quiet.set()
-
     async def _fetch(self, statement: TextClause, **parameters: Any) -> Sequence[Row[Any]]:
-        async with self._connect() as connection:
+        async with self._database.connect() as connection:
             result = await connection.execute(statement, {"installation": self._installation, **parameters})
             return result.all()
 
@@ -262,7 +238,7 @@ class Store:
         return [ending.hold.execution_id in ended for ending in endings]
 
     async def _purge(self, retention: float) -> int:
-        async with self._connect() as connection:
+        async with self._database.connect() as connection:
             result = await connection.execute(
                 statements.PURGE,
                 {"installation": self._installation, "retention": retention, "most": PURGE_BATCH},
