@@ -1,0 +1,178 @@
+"""How the process starts, listens and ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import orjson
+import pytest
+from fixtures.rest import unique
+from pydantic import SecretStr
+
+from landlord.settings import ConfigurationError, Settings
+from landlord.workflow.client import WorkflowClient
+from landlord.workflow.provider import TriggerResult, WorkflowRequest
+from landlord.workflow.providers.mock import MockProvider, Stay
+from landlord_api.server import loopback, serve
+
+CONFIG = {"image": "app:1"}
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.8.8", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("10.0.0.1", False),
+        ("localhost.example.com", False),
+        ("", False),
+    ],
+)
+def test_loopback(host: str, expected: bool) -> None:
+    assert loopback(host) is expected
+
+
+async def test_listening_beyond_loopback_needs_tokens(settings: Settings, tmp_path: Path) -> None:
+    stop = asyncio.Event()
+    stop.set()
+    beyond = settings.model_copy(update={"api_host": "0.0.0.0", "api_port": 0, "workflow_provider": "mock"})
+    with pytest.raises(ConfigurationError, match="LANDLORD_API_TOKENS_FILE"):
+        await serve(beyond, stop=stop)
+    file = tmp_path / "tokens"
+    await asyncio.to_thread(file.write_text, f"ci:{hashlib.sha256(b'secret').hexdigest()}")
+    await serve(beyond.model_copy(update={"api_tokens_file": file}), stop=stop)
+
+
+async def test_a_port_that_is_taken(settings: Settings) -> None:
+    server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    own = settings.model_copy(update={"api_port": port, "workflow_provider": "mock"})
+    with pytest.raises(ConfigurationError, match=f"LANDLORD_API_PORT: cannot listen on 127.0.0.1:{port}"):
+        await serve(own, stop=asyncio.Event())
+    server.close()
+    await server.wait_closed()
+
+
+class Slow(MockProvider):
+    """Takes its time for a trigger."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.default = Stay()
+        self.asked = asyncio.Event()
+
+    async def trigger(self, request: WorkflowRequest, *, timeout: float) -> TriggerResult:
+        self.asked.set()
+        await asyncio.sleep(1)
+        return await super().trigger(request, timeout=timeout)
+
+
+async def test_what_was_accepted_is_finished(settings: Settings) -> None:
+    engine, stop, urls = Slow(), asyncio.Event(), asyncio.Queue[str]()
+    own = settings.model_copy(update={"api_port": 0})
+    async with WorkflowClient(engine, trigger_timeout=5) as client, aiohttp.ClientSession() as session:
+        served = asyncio.create_task(serve(own, stop=stop, client=client, serving=urls.put_nowait))
+        url = await urls.get()
+        idle = await session.get(f"{url}/healthz")
+        assert idle.status == 200
+        body = {"id": unique(), "compute_config": CONFIG}
+        post = asyncio.create_task(session.post(f"{url}/api/tenants", json=body))
+        await engine.asked.wait()
+        stop.set()
+        answer = await post
+        assert answer.status == 202
+        assert (await answer.json())["workflow_execution_id"] == f"tenant-{body['id']}-plan"
+        async with asyncio.timeout(5):
+            await served
+        with pytest.raises(aiohttp.ClientConnectionError):
+            await session.get(f"{url}/healthz")
+
+
+@contextlib.asynccontextmanager
+async def process(**environment: str) -> AsyncIterator[Process]:
+    """``landlord api`` itself."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("LANDLORD_")}
+    started = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        "from landlord.cli.main import main; main()",
+        "api",
+        env={**inherited, "LANDLORD_API_PORT": "0", "LANDLORD_COMPUTE_PROVIDERS": "mock", **environment},
+        stdout=PIPE,
+        stderr=PIPE,
+    )
+    try:
+        yield started
+    finally:
+        if started.returncode is None:
+            started.kill()
+        await started.communicate()
+
+
+async def test_the_command(database_url: str) -> None:
+    async with process(LANDLORD_DATABASE_URL=database_url, LANDLORD_LOG_LEVEL="info") as api:
+        assert api.stderr is not None
+        async with asyncio.timeout(60):
+            while (line := orjson.loads(await api.stderr.readline()))["event"] != "started":
+                pass
+        async with aiohttp.ClientSession() as session:
+            body = {"id": unique(), "compute_config": {"env": {"PASSWORD": "hunter2"}}}
+            async with session.post(f"{line['url']}/api/tenants", json=body) as answer:
+                assert answer.status == 202
+            async with session.get(f"{line['url']}/readyz") as answer:
+                assert (await answer.json())["status"] == "ok"
+        api.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(15):
+            _, rest = await api.communicate()
+        assert api.returncode == 0
+        assert b"hunter2" not in rest
+        assert orjson.loads(rest.splitlines()[-1])["event"] == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("environment", "key"),
+    [
+        ({"LANDLORD_API_HOST": "0.0.0.0"}, b"LANDLORD_API_TOKENS_FILE"),
+        ({"LANDLORD_API_TOKENS_FILE": "/nowhere/tokens"}, b"LANDLORD_API_TOKENS_FILE"),
+        ({"LANDLORD_API_PORT": "high"}, b"LANDLORD_API_PORT"),
+        ({"LANDLORD_API_PROT": "1"}, b"LANDLORD_API_PROT"),
+        ({"LANDLORD_WORKFLOW_PROVIDER": "nobody"}, b"LANDLORD_WORKFLOW_PROVIDER"),
+        ({"LANDLORD_DATABASE_URL": "nonsense"}, b"LANDLORD_DATABASE_URL"),
+    ],
+)
+async def test_wrong_configuration_is_one_line(environment: dict[str, str], key: bytes) -> None:
+    async with process(**environment) as api, asyncio.timeout(60):
+        _, errors = await api.communicate()
+    assert api.returncode == 2
+    assert key in errors
+    assert len(errors.splitlines()) == 1
+
+
+async def test_it_serves_while_postgres_is_away(settings: Settings) -> None:
+    stop, urls = asyncio.Event(), asyncio.Queue[str]()
+    own = settings.model_copy(
+        update={
+            "api_port": 0,
+            "workflow_provider": "mock",
+            "database_url": SecretStr("postgresql://nobody@127.0.0.1:1/none"),
+        }
+    )
+    served = asyncio.create_task(serve(own, stop=stop, serving=urls.put_nowait))
+    url = await urls.get()
+    async with aiohttp.ClientSession() as session, session.get(f"{url}/readyz") as answer:
+        assert answer.status == 503
+    stop.set()
+    await served
