@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -30,7 +30,7 @@ class TenantPayload:
 
     def dumps(self) -> bytes:
         """Canonical bytes: the same payload always gives the same."""
-        return canonical.dumps(asdict(self))
+        return canonical.dumps({name: getattr(self, name) for name in self.__slots__})
 
     @classmethod
     def loads(cls, data: bytes) -> TenantPayload:
