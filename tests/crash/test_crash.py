@@ -62,11 +62,15 @@ class World:
     async def converged(self, tenant: str) -> dict[str, Any]:
         """The record once nothing is left to do."""
         async with asyncio.timeout(30):
-            while True:
-                record = await self.record(tenant)
-                if record is not None and record["status"] in SETTLED and record["workflow_execution_id"] is None:
-                    return record
+            while not (record := await self.has_converged(tenant)):
                 await asyncio.sleep(0.03)
+            return record
+
+    async def has_converged(self, tenant: str) -> dict[str, Any] | None:
+        record = await self.record(tenant)
+        if record is not None and record["status"] in SETTLED and record["workflow_execution_id"] is None:
+            return record
+        return None
 
     async def check(self, tenant: str) -> None:
         """What must hold of the history of a tenant, whatever happened."""
@@ -180,12 +184,9 @@ async def run(world: World, path: Way, *, at: int, fault: Fault) -> bool:
     if world.victim is world.api:
         world.turns.disarm()
     else:
-        finished = asyncio.ensure_future(world.converged(tenant))
-        happened = asyncio.ensure_future(world.turns.happened.wait())
-        await asyncio.wait({finished, happened}, return_when=asyncio.FIRST_COMPLETED, timeout=30)
-        finished.cancel()
-        happened.cancel()
-        await asyncio.gather(finished, happened, return_exceptions=True)
+        async with asyncio.timeout(30):
+            while not (world.turns.happened.is_set() or await world.has_converged(tenant)):
+                await asyncio.sleep(0.02)
         world.turns.disarm()
     happened_at_all = world.turns.happened.is_set()
     if happened_at_all and fault in (Fault.KILL_BEFORE, Fault.KILL_AFTER):
