@@ -202,7 +202,7 @@ async def test_paused_runs_nothing_and_unpausing_goes_on(settings: Settings, ins
         await submit(installation, name, Patch(merge={"paused": False}))
         await until(installation, name, Status.UPDATING, Status.READY)
         async with asyncio.timeout(10):
-            while (await until(installation, name, Status.READY)).observed_generation != 2:  # noqa: ASYNC110
+            while (await until(installation, name, Status.READY)).observed_generation != 2:
                 await asyncio.sleep(0.01)
 
 

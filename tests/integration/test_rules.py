@@ -89,7 +89,7 @@ async def executions(parts: Installation, tenant_id: str) -> dict[str, Execution
 
 async def until(check: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(15):
-        while not await check():  # noqa: ASYNC110 - the database is polled
+        while not await check():
             await asyncio.sleep(0.01)
 
 
