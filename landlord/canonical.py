@@ -9,6 +9,7 @@ integral float is written as an integer (both stores do so at times), and what t
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,8 @@ import orjson
 
 LARGEST_INTEGER = 2**53
 """Integers beyond this are not represented alike by Postgres, JavaScript and the Kubernetes API server."""
+
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 def dumps(value: Any) -> bytes:
@@ -71,11 +74,10 @@ def storable(value: Any) -> Any:
 
 
 def _text_fault(text: str) -> str | None:
-    if "\x00" in text:
-        return "contains a NUL character"
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        return "contains a lone surrogate"
-    return None
+    found = _UNSTORABLE.search(text)
+    if found is None:
+        return None
+    return "contains a NUL character" if found[0] == "\x00" else "contains a lone surrogate"
 
 
 def _escape(key: str) -> str:

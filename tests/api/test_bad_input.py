@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import aiohttp
 import pytest
 from fixtures.rest import Rest, unique
+from yarl import URL
 
 CONFIG = {"image": "app:1"}
 JSON = {"Content-Type": "application/json"}
@@ -237,7 +237,7 @@ async def test_more_of_paths(rest: Rest) -> None:
     ):
         reply = await rest.get(path)
         assert (reply.status, reply["title"]) == (404, "Not Found"), path
-    climbing = aiohttp.client.URL(f"{rest.url}/api/docs/static/..%2Fapp.py", encoded=True)
+    climbing = URL(f"{rest.url}/api/docs/static/..%2Fapp.py", encoded=True)
     async with rest.session.get(climbing) as answer:
         assert answer.status == 404
 
