@@ -32,6 +32,7 @@ PAGE = 500
 CONNECTIONS = 32
 
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+_DEFINITION = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{PLURAL}.{GROUP}"
 _MERGE_PATCH = "application/merge-patch+json"
 _JSON_PATCH = "application/json-patch+json"
 
@@ -144,6 +145,19 @@ class TenantResources:
             token = answer["metadata"].get("continue") or ""
             if not token:
                 return
+
+    async def kind_is_going(self) -> bool:
+        """Whether somebody is deleting the Tenant resource's definition, and thereby every ``Tenant`` there is.
+
+        False where our account may not know.
+        """
+        try:
+            definition = await self._call("GET", _DEFINITION)
+        except NotFound:
+            return True
+        except Forbidden:
+            return False
+        return definition["metadata"].get("deletionTimestamp") is not None
 
     async def record(self, namespace: str, body: Mapping[str, Any]) -> None:
         """Store an Event."""

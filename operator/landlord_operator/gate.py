@@ -14,7 +14,7 @@ _log = structlog.get_logger(__name__)
 
 
 class ClusterGate:
-    """Open while the API server answers and knows the Tenant resource. ``returned`` is called when it is back."""
+    """Open while the API server answers and knows the Tenant resource. ``returned`` is called when it was away."""
 
     def __init__(
         self,
@@ -58,12 +58,12 @@ class ClusterGate:
                     self._reason = fault
                 await asyncio.sleep(delay * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
                 delay = min(delay * 2, self._backoff_limit)
-            if self._reason is not None:
-                _log.info("cluster available again")
-                self._reason = None
+            was_away, self._reason = self._reason is not None, None
             self._doubted.clear()
             self._open.set()
-            await self._returned()
+            if was_away:
+                _log.info("cluster available again")
+                await self._returned()
 
     async def _fault(self) -> str | None:
         try:

@@ -16,7 +16,7 @@ import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
 from landlord.database.engine import DatabaseUnavailable
-from landlord.kubernetes import KubernetesError, Unavailable
+from landlord.kubernetes import KubernetesError, NotFound, Rejected, Unavailable
 from landlord.mirror import Resource
 from landlord.queue import KeyedQueue
 from landlord_operator.gate import ClusterGate
@@ -123,6 +123,8 @@ class Passes:
             self._gate.doubt()
             result = "cluster"
         except KubernetesError as error:
+            if isinstance(error, NotFound | Rejected):
+                self._gate.doubt()  # the namespace, or the whole kind?
             _log.warning("pass not finished", tenant=name, error=str(error), kind=type(error).__name__)
             result = "refused"
         except DatabaseUnavailable as error:

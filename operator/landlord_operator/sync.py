@@ -180,6 +180,13 @@ class TenantSync:
     async def patch(self, resource: Resource, operations: list[dict[str, object]]) -> Resource:
         return Resource.parse(await self._resources.patch(resource.namespace, resource.name, operations))
 
+    async def kind_is_going(self) -> bool:
+        """The whole kind is being deleted: that is a loss of resources, nobody's wish to delete a tenant."""
+        going = await self._resources.kind_is_going()
+        if going:
+            _log.error("the definition of Tenant resources is being deleted: resources go, tenants stay")
+        return going
+
     async def delete(self, resource: Resource) -> None:
         await self._resources.delete(resource.namespace, resource.name, uid=resource.uid)
 
@@ -295,12 +302,16 @@ class _Look:
             return await self._release(resource)
         if tenant.status is Status.DELETING:
             return await self._tell(snapshot, resource)
+        if await self._sync.kind_is_going():
+            return await self._release(resource)
         await self._sync.submit(tenant, resource, _removal(resource))
         return AGAIN
 
     async def _orphan(self, resource: Resource) -> Resource | _Again | None:
         """The record was lost: what the resource stood for is deleted all the same, unless it is to be retained."""
         removal = _removal(resource)
+        if await self._sync.kind_is_going():
+            return await self._release(resource)
         if removal.retain:
             _log.warning("no record of a retained tenant: only its resource goes", tenant=resource.name)
             return await self._release(resource)

@@ -26,6 +26,8 @@ STUCK = 60.0
 AGAIN = 1.0
 JOIN = 10.0
 """Seconds kopf may take to stop."""
+CLOSE = 0.1
+"""Seconds for kopf's connections to be closed before the loop is."""
 
 _log = structlog.get_logger(__name__)
 
@@ -139,6 +141,5 @@ class _Watcher:
 
     async def _watch(self) -> None:
         self._loop = asyncio.get_running_loop()
-        await kopf.operator(
-            registry=self._registry, clusterwide=True, standalone=True, stop_flag=self._stop, identity=None
-        )
+        await kopf.operator(registry=self._registry, clusterwide=True, standalone=True, stop_flag=self._stop)
+        await asyncio.sleep(CLOSE)

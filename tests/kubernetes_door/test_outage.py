@@ -1,0 +1,147 @@
+"""The cluster goes, comes back, or comes back older; meanwhile REST goes on, and no tenant is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+
+import pytest
+import yaml
+from fixtures.kubernetes import CRD, apply_crd
+from kubernetes_door.harness import Landlord
+
+from landlord import mirror
+from landlord.dev.controlplane import ControlPlane
+from landlord.mirror import ApiMirror
+from landlord.tenants.commands import Create, Delete, Replace
+from landlord.tenants.model import Status
+
+pytestmark = pytest.mark.timeout(170)
+
+
+@pytest.fixture
+def cluster(own_control_plane: ControlPlane) -> ControlPlane:
+    """These tests stop theirs."""
+    return own_control_plane
+
+
+async def test_api_server_away_rest_goes_on_and_all_converge_afterwards(landlord: Landlord) -> None:
+    async with landlord.operator():
+        await landlord.apply({"size": 1})
+        await landlord.until_ready()
+        await landlord.plane.kill_api()
+
+        await landlord.rest(Replace(compute_config={"size": 2}))
+        away = landlord.name + "-away"
+        first, landlord.name = landlord.name, away
+        await landlord.rest(Create(compute_config={"size": 3}))
+
+        async def ready() -> bool:
+            return (await landlord.record()).status is Status.READY
+
+        await landlord.until(ready)
+        await asyncio.sleep(2)
+        await landlord.plane.start_api()
+        await landlord.until_ready()
+        landlord.name = first
+        await landlord.until_ready()
+        assert (await landlord.there()).spec["computeConfig"] == {"size": 2}
+
+        await landlord.apply({"size": 4})
+        await landlord.until_ready()
+        assert (await landlord.record()).compute_config == {"size": 4}, "the watch is back as well"
+
+
+async def test_deletion_missed_while_the_operator_was_away(landlord: Landlord) -> None:
+    async with landlord.operator():
+        await landlord.apply({"size": 1})
+        await landlord.until_ready()
+    await landlord.kubectl("delete", "tenant", landlord.name, "--wait=false")
+    async with landlord.operator():
+        await landlord.until_gone()
+        assert (await landlord.record()).status is Status.DELETED
+    # And one that vanished altogether.
+    await landlord.rest(Create(compute_config={}))
+    async with landlord.operator():
+        await landlord.until_ready()
+    await landlord.vanish()
+    async with landlord.operator():
+        await landlord.until_ready()
+
+
+async def test_rest_delete_while_the_operator_was_away(landlord: Landlord) -> None:
+    async with landlord.operator():
+        await landlord.apply({"size": 1})
+        await landlord.until_ready()
+    await landlord.rest(Delete())
+    await landlord.reconcile()
+    assert (await landlord.record()).status is Status.DELETED
+    async with landlord.operator():
+        await landlord.until_gone()
+
+
+async def test_etcd_restored_older(landlord: Landlord) -> None:
+    """What comes back is a mirror of an older record: no edit, and it is brought up to date."""
+    await landlord.apply({"size": 1})
+    await landlord.look()
+    await landlord.reconcile()
+    await landlord.look()
+    data = landlord.plane.kubeconfig.parent / "kubernetes" / "etcd"
+    await landlord.plane.stop()
+    await asyncio.to_thread(shutil.copytree, data, data.with_name("backup"))
+    await landlord.plane.start()
+    await landlord.merge({"spec": {"computeConfig": {"size": 2}}})
+    await landlord.look()
+    await landlord.reconcile()
+    await landlord.rest(Replace(compute_config={"size": 3}))
+    await landlord.reconcile()
+    await landlord.look()
+    latest = await landlord.there()
+
+    await landlord.plane.stop()
+    await asyncio.to_thread(shutil.rmtree, data)
+    await asyncio.to_thread(data.with_name("backup").rename, data)
+    await landlord.plane.start()
+    stale = await landlord.there()
+    assert (stale.uid, stale.spec["computeConfig"]) == (latest.uid, {"size": 1})
+
+    await landlord.look()
+    record, resource = await landlord.record(), await landlord.there()
+    assert record.compute_config == {"size": 3}
+    assert record.generation == 3
+    assert resource.spec == mirror.spec(record)
+    assert await landlord.condition() == ("True", "Ready")
+
+
+async def test_definition_deleted_destroys_no_tenant(landlord: Landlord) -> None:
+    """``kubectl delete crd`` deletes every resource: a loss, and nobody's wish to delete a tenant."""
+    name = yaml.safe_load(CRD.read_text())["metadata"]["name"]
+    async with landlord.operator():
+        await landlord.apply({"size": 1})
+        await landlord.until_ready()
+        await landlord.kubectl("delete", "crd", name, "--timeout=30s")
+        assert (await landlord.record()).status is Status.READY
+        await apply_crd(landlord.plane)
+        await landlord.until_ready()
+    record = await landlord.record()
+    assert (record.status, record.generation) == (Status.READY, 1)
+    assert not any(run.execution_id.endswith("-delete") for run in landlord.engine.requests)
+
+
+async def test_api_mirror_is_best_effort(landlord: Landlord) -> None:
+    api = ApiMirror(landlord.resources, namespace=landlord.namespace)
+    await landlord.rest(Create(compute_config={"size": 1}))
+    record = await landlord.record()
+    await api.create(record)
+    made = await landlord.there()
+    assert made.spec == mirror.spec(record)
+    assert (made.held, made.described, made.incarnation) == (True, True, record.incarnation)
+    await api.create(record)  # there already
+    await landlord.plane.kill_api()
+    async with asyncio.timeout(6):
+        await api.create(record)
+    await landlord.plane.start_api()
+    await landlord.reconcile()
+    await landlord.look()
+    assert await landlord.condition() == ("True", "Ready")
+    assert landlord.resources.writes["tenants"] == 2, "the create and one status"
