@@ -51,13 +51,22 @@ format: .venv/.project
 bench: setup
 	$(BIN)/python benchmarks/run.py
 
+lock: COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+    --no-emit-index-url --no-emit-find-links --no-header
 lock: .venv/.made
 	$(BIN)/python -m pip install --quiet --no-input uv
 	{ echo '# Every dependency to run and to test, with hashes. Made by `make lock`.'; \
-	  $(BIN)/uv pip compile --quiet pyproject.toml --universal --python-version 3.11 --generate-hashes \
-	    --no-emit-index-url --no-emit-find-links --extra docker --extra embedded --group dev --no-header; \
+	  $(COMPILE) pyproject.toml --extra docker --extra embedded --group dev; \
 	} > requirements.lock.new
 	mv requirements.lock.new requirements.lock
+	{ echo '# What Landlord needs to run, with hashes, for the image. Made by `make lock`.'; \
+	  $(COMPILE) pyproject.toml --extra docker -c requirements.lock; \
+	} > requirements-runtime.lock.new
+	mv requirements-runtime.lock.new requirements-runtime.lock
+	{ echo '# What builds the wheel, with hashes. Made by `make lock`.'; \
+	  echo hatchling | $(COMPILE) - -c requirements.lock; \
+	} > requirements-build.lock.new
+	mv requirements-build.lock.new requirements-build.lock
 
 clean:
 	rm -rf .venv .landlord .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
