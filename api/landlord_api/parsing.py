@@ -6,6 +6,7 @@ Everything that is wrong is reported at once, with the place of each fault.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,6 +19,8 @@ from landlord_api.schemas.fields import Body, Path
 
 DEEPEST = 64
 """Levels of nesting."""
+_SUSPECT = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])|[0-9]{16}|[0-9][eE]")
+"""Without one of these (an escaped NUL or surrogate, many digits, an exponent) JSON holds nothing that is refused."""
 
 
 class RequestParser:
@@ -99,6 +102,8 @@ def parse_json(raw: bytes) -> Any:
         raise invalid("the body is not JSON: a number has too many digits, or is not one") from None
     if raw.count(b"{") + raw.count(b"[") > DEEPEST and _depth(value) > DEEPEST:
         raise _too_deep()
+    if _SUSPECT.search(raw) is None:
+        return value
     if faults := [{"pointer": path, "detail": why} for path, why in canonical.faults(value)]:
         raise invalid("the body holds what cannot be stored", errors=faults)
     return value
