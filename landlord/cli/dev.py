@@ -9,9 +9,11 @@ import click
 
 from landlord import logs
 from landlord.cli.run import signalled
+from landlord.database.engine import DatabaseUnavailable
 from landlord.dev import system
 from landlord.dev.processes import LauncherError
 from landlord.dev.system import Options
+from landlord.settings import ConfigurationError
 
 
 @click.command
@@ -56,7 +58,7 @@ def dev(*, port: int, state_dir: Path, workflow: str, compute: str, kubernetes: 
     logs.configure(level="warning", form="console")
     try:
         asyncio.run(signalled(lambda stop: _main(options, stop)))
-    except LauncherError as error:
+    except (LauncherError, ConfigurationError, DatabaseUnavailable) as error:
         raise click.ClickException(str(error)) from error
 
 

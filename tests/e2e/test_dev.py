@@ -1,0 +1,196 @@
+"""``landlord dev`` as a new user has it: one command, both doors, Docker; what it keeps, and that it leaves nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+import pytest
+import yaml
+from fixtures.warm import free_port
+
+pytestmark = pytest.mark.timeout(240)
+
+
+class Dev:
+    """A running ``landlord dev``."""
+
+    def __init__(self, process: asyncio.subprocess.Process, *, port: int, state: Path, output: Path) -> None:
+        self.process = process
+        self.url = f"http://127.0.0.1:{port}"
+        self.state = state
+        self._output = output
+
+    @property
+    def output(self) -> str:
+        return self._output.read_text()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "KUBECONFIG": str(self.state / "kubeconfig")}
+
+    async def says(self, line: str, *, seconds: float) -> None:
+        async with asyncio.timeout(seconds):
+            while line not in self.output:
+                assert self.process.returncode is None, self.output
+                await asyncio.sleep(0.05)
+
+    def tree(self) -> list[psutil.Process]:
+        """Everything that was started for it."""
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    async def request(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        async with aiohttp.ClientSession() as session, session.request(method, self.url + path, json=body) as answer:
+            return answer.status, await answer.json()
+
+    async def record(self, tenant: str, *, status: str) -> dict[str, Any]:
+        async with asyncio.timeout(60):
+            while True:
+                _, record = await self.request("GET", f"/api/tenants/{tenant}")
+                if record.get("status") == status:
+                    return dict(record)
+                await asyncio.sleep(0.05)
+
+    async def kubectl(self, *arguments: str, stdin: str = "") -> str:
+        process = await asyncio.create_subprocess_exec(
+            "kubectl", *arguments, env=self.environment, stdin=-1, stdout=-1, stderr=-1
+        )
+        out, error = await process.communicate(stdin.encode())
+        assert process.returncode == 0, error.decode()
+        return out.decode()
+
+
+@asynccontextmanager
+async def dev(*arguments: str, state: Path, environment: dict[str, str]) -> AsyncIterator[Dev]:
+    port = free_port()
+    output = state.parent / "output"
+    with output.open("w") as file:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "landlord", "dev", "--port", str(port), "--state-dir", str(state), *arguments),
+            env={**os.environ, **environment},
+            stdout=file,
+            stderr=file,
+        )
+    running = Dev(process, port=port, state=state, output=output)
+    try:
+        yield running
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+            await asyncio.wait_for(process.wait(), 30)
+
+
+async def test_both_doors_with_docker_over_a_restart(
+    docker_host: str, busybox_image: str, control_plane: object, component_folder: Path
+) -> None:
+    """POST and kubectl apply become healthy containers; a restart finds its tenants; --reset leaves none."""
+    environment = {"LANDLORD_DOCKER_HOST": docker_host}
+    state = component_folder / "state"
+    config = {
+        "image": busybox_image,
+        "ports": [{"container_port": 8080, "scheme": "http"}],
+        "health_check": {"http": {"port": 8080, "path": "/healthz"}, "interval_seconds": 1},
+    }
+    async with dev("--kubernetes", "embedded", state=state, environment=environment) as running:
+        await running.says("ready: ", seconds=120)
+        assert "compute: docker by default" in running.output
+        status, _ = await running.request("POST", "/api/tenants", {"id": "by-rest", "compute_config": config})
+        assert status == 202
+        resource = {
+            "apiVersion": "landlord.dev/v1alpha1",
+            "kind": "Tenant",
+            "metadata": {"name": "by-kubectl"},
+            "spec": {"computeConfig": config},
+        }
+        await running.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(resource))
+        await running.kubectl("wait", "--for=condition=Ready", "tenant/by-kubectl", "--timeout=60s")
+        for tenant in ("by-rest", "by-kubectl"):
+            record = await running.record(tenant, status="ready")
+            [endpoint] = record["observed_config"]["endpoints"]
+            async with aiohttp.ClientSession() as session, session.get(f"{endpoint['url']}/healthz") as answer:
+                assert answer.status == 200
+        await running.kubectl("wait", "--for=condition=Ready", "tenant/by-rest", "--timeout=30s")
+        began = time.monotonic()
+        running.process.send_signal(signal.SIGINT)
+        assert await running.process.wait() == 0, running.output
+        assert time.monotonic() - began < 15
+    async with dev("--kubernetes", "embedded", state=state, environment=environment) as running:
+        await running.says("ready: ", seconds=60)
+        assert (await running.record("by-rest", status="ready"))["generation"] == 1
+        listed = json.loads(await running.kubectl("get", "tenants", "-o", "json"))
+        assert {item["metadata"]["name"] for item in listed["items"]} == {"by-rest", "by-kubectl"}
+        assert (await running.request("DELETE", "/api/tenants/by-rest"))[0] == 202
+        await running.record("by-rest", status="deleted")
+        await running.kubectl("wait", "--for=delete", "tenant/by-rest", "--timeout=30s")
+        assert await _containers(docker_host, "by-rest") == []
+        assert len(await _containers(docker_host, "by-kubectl")) == 1
+    async with dev("--kubernetes", "off", "--reset", state=state, environment=environment) as running:
+        await running.says("ready: ", seconds=60)
+        assert await _containers(docker_host, "by-kubectl") == []
+        assert (await running.request("GET", "/api/tenants"))[1]["tenants"] == []
+
+
+async def _containers(host: str, tenant: str) -> list[str]:
+    process = await asyncio.create_subprocess_exec(
+        *("docker", "-H", host, "ps", "-aq", "--filter", f"label=landlord.dev/tenant-id={tenant}"), stdout=-1
+    )
+    out, _ = await process.communicate()
+    return out.decode().split()
+
+
+async def test_nothing_is_left_when_it_is_killed(control_plane: object, component_folder: Path) -> None:
+    state = component_folder / "state"
+    async with dev("--kubernetes", "embedded", "--compute", "mock", state=state, environment={}) as running:
+        await running.says("ready: ", seconds=120)
+        tree = running.tree()
+        assert len(tree) > 5
+        running.process.kill()
+        await running.process.wait()
+        _, alive = await asyncio.to_thread(psutil.wait_procs, tree, 3)
+        assert [process.name() for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
+    async with dev("--kubernetes", "off", "--compute", "mock", state=state, environment={}) as running:
+        await running.says("ready: ", seconds=60)
+
+
+async def test_a_process_that_dies_is_started_again(postgres: str, component_folder: Path) -> None:
+    state = component_folder / "state"
+    async with dev("--kubernetes", "off", "--compute", "mock", state=state, environment={}) as running:
+        await running.says("ready: ", seconds=60)
+        workers = [each for each in running.tree() if each.cmdline()[-1:] == ["worker"]]
+        assert workers
+        for each in workers:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
+        assert (await running.request("POST", "/api/tenants", {"id": "a", "compute_config": {}}))[0] == 202
+        await running.record("a", status="ready")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--kubernetes", "nowhere"), "no context 'nowhere'"),
+        (("--compute", "docker"), "no Docker engine answers"),
+        (("--workflow", "unheard-of"), "LANDLORD_WORKFLOW_PROVIDER"),
+    ],
+)
+async def test_what_cannot_be_had_is_said_in_a_line(
+    postgres: str, arguments: tuple[str, ...], message: str, component_folder: Path
+) -> None:
+    environment = {"LANDLORD_DOCKER_HOST": "unix:///nonexistent", "KUBECONFIG": "/nonexistent"}
+    async with dev(*arguments, state=component_folder / "state", environment=environment) as running:
+        assert await asyncio.wait_for(running.process.wait(), 60) != 0
+        assert message in running.output
+        assert "Traceback" not in running.output
