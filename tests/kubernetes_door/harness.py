@@ -179,7 +179,7 @@ class Landlord:
     async def until(self, holds: Callable[[], Awaitable[bool]], *, seconds: float = SECONDS) -> None:
         try:
             async with asyncio.timeout(seconds):
-                while not await holds():  # noqa: ASYNC110 - two doors are polled
+                while not await holds():
                     await asyncio.sleep(0.02)
         except TimeoutError:
             resource = await self.resource()

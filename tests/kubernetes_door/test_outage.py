@@ -62,6 +62,7 @@ async def test_deletion_missed_while_the_operator_was_away(landlord: Landlord) -
         assert (await landlord.record()).status is Status.DELETED
     # And one that vanished altogether.
     await landlord.rest(Create(compute_config={}))
+    await landlord.reconcile()
     async with landlord.operator():
         await landlord.until_ready()
     await landlord.vanish()

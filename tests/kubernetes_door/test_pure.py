@@ -1,0 +1,244 @@
+"""The pure parts: stamps, classification, patches, status, conditions, events."""
+
+from __future__ import annotations
+
+import copy
+import uuid
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from landlord import canonical, mirror
+from landlord.mirror import FINALIZER, INCARNATION, STAMP, Owner, Resource, Stamp
+from landlord.tenants.model import DeletionPolicy, Snapshot, Stalled, Status, Tenant
+from landlord_operator import conditions, events, status
+from landlord_operator.conditions import Refusal
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+LIFE = str(uuid.UUID(int=1))
+
+scalars = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(-1e9, 1e9) | st.text(max_size=5)
+configs = st.dictionaries(
+    st.text(max_size=5),
+    st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner)),
+    max_size=4,
+)
+
+
+def tenant(**changes: Any) -> Tenant:
+    values: dict[str, Any] = {
+        "id": "acme",
+        "incarnation": LIFE,
+        "status": Status.READY,
+        "compute_provider": "mock",
+        "compute_config": {"size": 1},
+        "generation": 3,
+        "observed_generation": 3,
+        "version": 4,
+        "revision": 9,
+        "namespace": "home",
+        "resource_uid": "u1",
+        "resource_generation": 1,
+        "created_at": NOW,
+        "updated_at": NOW,
+    }
+    return Tenant(**{**values, **changes})
+
+
+def resource(**changes: Any) -> Resource:
+    values: dict[str, Any] = {
+        "namespace": "home",
+        "name": "acme",
+        "uid": "u1",
+        "generation": 1,
+        "resource_version": "7",
+        "terminating": False,
+        "finalizers": (FINALIZER,),
+        "annotations": {},
+        "spec": mirror.spec(tenant()),
+        "status": {},
+    }
+    return Resource(**{**values, **changes})
+
+
+def applied(found: Resource, operations: list[dict[str, Any]]) -> Resource:
+    """What the API server makes of our patches."""
+    body: dict[str, Any] = {
+        "metadata": {"annotations": dict(found.annotations), "finalizers": list(found.finalizers)},
+        "spec": copy.deepcopy(dict(found.spec)),
+    }
+    for operation in operations:
+        if operation["op"] == "test":
+            continue
+        *parents, last = [part.replace("~1", "/").replace("~0", "~") for part in operation["path"].split("/")[1:]]
+        place = body
+        for part in parents:
+            place = place[part]
+        place[last] = operation["value"]
+    changed = not canonical.equal(body["spec"], found.spec)
+    return replace(
+        found,
+        generation=found.generation + changed,
+        annotations=body["metadata"]["annotations"],
+        finalizers=tuple(body["metadata"]["finalizers"]),
+        spec=body["spec"],
+    )
+
+
+@given(st.integers(0, 10**12), st.integers(0, 10**12), st.binary())
+def test_stamp_there_and_back(generation: int, record: int, data: bytes) -> None:
+    stamp = Stamp(resource_generation=generation, record_generation=record, sha=canonical.digest(data))
+    assert Stamp.parse(str(stamp)) == stamp
+
+
+@pytest.mark.parametrize("text", [None, "", "v2:1:1:" + "0" * 64, "v1:1:1:0", "v1:-1:1:" + "0" * 64, "v1:1:1"])
+def test_stamp_of_somebody_else(text: str | None) -> None:
+    assert Stamp.parse(text) is None
+
+
+@given(configs, configs, st.booleans(), st.sampled_from(DeletionPolicy), st.booleans(), st.booleans())
+def test_one_patch_makes_the_mirror_and_is_no_edit(
+    before: dict[str, Any], after: dict[str, Any], paused: bool, policy: DeletionPolicy, held: bool, noted: bool
+) -> None:
+    row = tenant(compute_config=after, paused=paused, deletion_policy=policy)
+    found = resource(
+        spec=mirror.spec(tenant(compute_config=before)),
+        finalizers=(FINALIZER, "other/one") if held else ("other/one",),
+        annotations={"kubectl": "x"} if noted else {},
+    )
+    operations = mirror.mirror_patch(row, found)
+    assert operations is not None
+    assert operations[1] == {"op": "test", "path": "/metadata/resourceVersion", "value": "7"}
+    written = applied(found, operations)
+    assert written.described
+    assert canonical.equal(written.spec, mirror.spec(row))
+    assert not mirror.is_edit(replace(row, resource_uid="another"), written)
+    assert mirror.mirror_patch(row, written) is None
+    assert mirror.same_spec(row, written)
+    assert {FINALIZER, "other/one"} == set(written.finalizers)
+    assert ("kubectl" in written.annotations) is noted
+
+
+@given(configs)
+def test_new_resource_is_its_own_mirror(config: dict[str, Any]) -> None:
+    row = tenant(compute_config=config, namespace=None, resource_uid=None, resource_generation=None)
+    body = mirror.new_resource(row, namespace="home")
+    body["metadata"] |= {"uid": "new", "generation": 1, "resourceVersion": "1"}
+    made = Resource.parse(body)
+    assert made.described
+    assert mirror.owner(row, made) is Owner.OURS
+    assert mirror.mirror_patch(row, made) is None
+
+
+def test_integral_floats_are_written_as_integers() -> None:
+    """The API server keeps 1.0 as 1: written otherwise, every write of ours would look like an edit."""
+    written = mirror.spec(tenant(compute_config={"a": 1.0, "b": 1.5}))["computeConfig"]
+    assert [type(value) for value in written.values()] == [int, float]
+
+
+EARLIER = {INCARNATION: "old", STAMP: str(Stamp(resource_generation=1, record_generation=2, sha="0" * 64))}
+STAMPED = {STAMP: str(Stamp(resource_generation=1, record_generation=2, sha="0" * 64))}
+
+
+@pytest.mark.parametrize(
+    ("row", "found", "expected"),
+    [
+        (None, resource(uid="u2"), Owner.FREE),
+        (None, resource(terminating=True), Owner.ORPHAN),
+        (None, resource(terminating=True, finalizers=()), Owner.STRANGER),
+        (tenant(), resource(), Owner.OURS),
+        (tenant(), resource(terminating=True), Owner.OURS),
+        (tenant(), resource(uid="u2"), Owner.FREE),
+        (tenant(), resource(uid="u2", annotations={INCARNATION: LIFE}), Owner.OURS),
+        (tenant(), resource(uid="u2", annotations={INCARNATION: LIFE}, namespace="else"), Owner.TAKEN),
+        (tenant(), resource(uid="u2", annotations={INCARNATION: LIFE}, terminating=True), Owner.OURS),
+        (tenant(), resource(uid="u2", terminating=True), Owner.STRANGER),
+        (tenant(), resource(uid="u2", namespace="else"), Owner.TAKEN),
+        (tenant(), resource(uid="u2", namespace="else", terminating=True), Owner.STRANGER),
+        (tenant(), resource(uid="u2", annotations=EARLIER), Owner.LEFTOVER),
+        (tenant(), resource(uid="u2", annotations={INCARNATION: "old"}, terminating=True), Owner.STRANGER),
+        (tenant(generation=1), resource(uid="u2", annotations={INCARNATION: "later", **STAMPED}), Owner.FREE),
+        (tenant(namespace=None, resource_uid=None), resource(uid="u2", namespace="else"), Owner.FREE),
+        (tenant(status=Status.DELETED), resource(uid="u2"), Owner.FREE),
+        (tenant(status=Status.DELETED), resource(uid="u2", namespace="else"), Owner.FREE),
+        (tenant(status=Status.DELETED), resource(), Owner.OURS),
+        (
+            tenant(status=Status.DELETED),
+            resource(uid="u2", annotations={INCARNATION: "old", **STAMPED}),
+            Owner.LEFTOVER,
+        ),
+    ],
+)
+def test_whose_object_is_it(row: Tenant | None, found: Resource, expected: Owner) -> None:
+    assert mirror.owner(row, found) is expected
+
+
+def snapshot(**changes: Any) -> Snapshot:
+    return Snapshot(id="acme", now=NOW, tenant=tenant(**changes))
+
+
+def ready(written: dict[str, Any]) -> tuple[str, str]:
+    found = next(each for each in written["conditions"] if each["type"] == "Ready")
+    return found["status"], found["reason"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, ("True", "Ready")),
+        ({"observed_generation": 2}, ("False", "UpdatePending")),
+        ({"observed_generation": 2, "paused": True}, ("False", "Paused")),
+        ({"status": Status.FAILED}, ("False", "Failed")),
+        ({"status": Status.UPDATING}, ("False", "Updating")),
+        ({"status": Status.DELETING}, ("False", "Deleting")),
+        ({"status": Status.REQUESTED, "paused": True}, ("False", "Paused")),
+        ({"stalled": Stalled.RECORD_BEHIND}, ("False", "RecordBehind")),
+    ],
+)
+def test_ready(changes: dict[str, Any], expected: tuple[str, str]) -> None:
+    assert ready(status.of_record(snapshot(**changes), resource(), refusal=None)) == expected
+
+
+def test_observed_generation_rises_only_with_the_record_or_a_refusal() -> None:
+    edited = resource(generation=5, spec={"computeConfig": {"size": 9}}, status={"observedGeneration": 4})
+    written = status.of_record(snapshot(), edited, refusal=None)
+    assert written["observedGeneration"] == 4
+    assert ready(written) == ("False", "UpdatePending")
+    refusal = Refusal(reason=conditions.INVALID_SPEC, message="no")
+    written = status.of_record(snapshot(), edited, refusal=refusal)
+    assert written["observedGeneration"] == 5
+    assert ready(written) == ("False", "InvalidSpec")
+    assert written["phase"] == "ready", "the truth"
+
+
+def test_nothing_is_written_twice_and_times_stay() -> None:
+    first = status.of_record(snapshot(), resource(), refusal=None)
+    body = status.patch(resource(), first)
+    assert body is not None
+    assert body["metadata"]["resourceVersion"] == "7"
+    later = replace(snapshot(), now=datetime(2027, 1, 1, tzinfo=UTC))
+    assert status.patch(resource(status=first), status.of_record(later, resource(status=first), refusal=None)) is None
+
+
+def test_what_is_gone_is_taken_out_of_the_status() -> None:
+    before = status.of_record(
+        snapshot(observed_config={"endpoints": [{"name": "http", "port": 80}]}), resource(), refusal=None
+    )
+    assert before["endpoints"] == [{"name": "http", "port": 80}]
+    body = status.patch(resource(status=before), status.of_record(snapshot(), resource(status=before), refusal=None))
+    assert body is not None
+    assert body["status"]["endpoints"] is None
+
+
+def test_events_of_transitions_only() -> None:
+    before = status.of_record(snapshot(status=Status.UPDATING), resource(), refusal=None)
+    after = status.of_record(snapshot(), resource(), refusal=None)
+    failed = status.of_record(snapshot(status=Status.FAILED), resource(), refusal=None)
+    assert [each.reason for each in events.transitions(before, after)] == ["Ready"]
+    assert list(events.transitions(after, before)) == []
+    assert list(events.transitions(after, after)) == []
+    assert [(each.reason, each.normal) for each in events.transitions(after, failed)] == [("Failed", False)]
