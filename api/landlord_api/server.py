@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import structlog
 from aiohttp import web
 
-from landlord import health
 from landlord.installation import assemble
 from landlord.settings import PREFIX, ConfigurationError, Settings
 from landlord.tenants.metrics import QUEUE
 from landlord.workflow.client import WorkflowClient
 from landlord_api.app import create_app
 from landlord_api.auth import KEY, Tokens
-from landlord_api.handlers.tenants import AfterCreate
+from landlord_api.mirroring import mirroring
 
 GRACE = 5.0
 """Seconds beyond the trigger's time-out that an accepted request has when the process ends."""
@@ -29,8 +28,6 @@ async def serve(
     *,
     stop: asyncio.Event,
     client: WorkflowClient | None = None,
-    after_create: AfterCreate | None = None,
-    checks: Mapping[str, health.Check] | None = None,
     serving: Callable[[str], None] | None = None,
 ) -> None:
     """Serve until ``stop`` is set, then finish what was accepted.
@@ -39,7 +36,7 @@ async def serve(
     an engine that is away does not keep us from that. Raises :class:`~landlord.settings.ConfigurationError`.
     """
     tokens = _tokens(settings)
-    async with assemble(settings, client=client) as parts:
+    async with assemble(settings, client=client) as parts, mirroring(settings) as mirror:
         QUEUE.labels(queue="commits").set_function(lambda: parts.repository.depth)
         app = create_app(
             client=parts.client,
@@ -48,8 +45,8 @@ async def serve(
             compute=parts.compute,
             schema_fault=parts.schema_fault,
             tokens=tokens,
-            after_create=after_create,
-            checks=checks,
+            after_create=mirror.after_create,
+            checks=mirror.checks,
         )
         runner = web.AppRunner(
             app,

@@ -124,7 +124,7 @@ async def test_the_controller_runs_a_failed_action_again(rest: Rest) -> None:
     async with reconciling(rest.installation):
         await rest.create(name)
         async with asyncio.timeout(10):
-            while rest.triggered(name)[-1] != f"tenant-{name}-plan-2":  # noqa: ASYNC110 - the engine is looked at
+            while rest.triggered(name)[-1] != f"tenant-{name}-plan-2":
                 await asyncio.sleep(0.01)
         record = await rest.record(name)
         assert record["workflow_execution_id"] == f"tenant-{name}-plan-2"
