@@ -14,6 +14,7 @@ from typing import Any, Self
 from urllib.parse import quote, urlencode
 
 import aiohttp
+import yaml
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
@@ -73,15 +74,29 @@ async def load_configuration(context: str | None) -> Configuration:
             load_incluster_config(client_configuration=configuration)
         else:
             await load_kube_config(
-                config_file=os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config"),
+                config_file=_kubeconfig(),
                 context=context,
                 client_configuration=configuration,
                 persist_config=False,
             )
     except (ConfigException, OSError) as error:
-        wanted = f"context {context!r}" if context else "a current context, or a pod's service account"
-        raise ConfigurationError(f"{PREFIX}KUBERNETES_CONTEXT: needs {wanted}: {error}") from None
+        raise _unusable(context, str(error)) from None
+    except (TypeError, ValueError, LookupError, AttributeError, yaml.YAMLError):  # the client checks no shapes
+        raise _unusable(context, "the kubeconfig is not one") from None
     return configuration
+
+
+def _unusable(context: str | None, why: str) -> ConfigurationError:
+    wanted = f"context {context!r}" if context else "a current context, or a pod's service account"
+    return ConfigurationError(f"{PREFIX}KUBERNETES_CONTEXT: needs {wanted}: {why}")
+
+
+def _kubeconfig() -> str:
+    """One path or several, as kubectl takes them from the environment. Raises ``OSError`` where there is none."""
+    paths = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
+    if not any(Path(path).exists() for path in paths.split(os.pathsep) if path):
+        raise FileNotFoundError(f"there is no {paths}")
+    return paths
 
 
 def _in_cluster() -> bool:
