@@ -66,6 +66,8 @@ def refused(snapshot: Snapshot, execution: Execution, *, message: str, policy: P
 def _sent(
     snapshot: Snapshot, tenant: Tenant, sent: Execution, *, word: ExecutionInfo | None, policy: Policy
 ) -> Decision:
+    if sent.provider != policy.provider:
+        return _elsewhere(snapshot, tenant, sent, policy=policy)
     if word is None:
         return _unknown(snapshot, tenant, sent, policy=policy)
     ours = word.digest == sent.digest or (word.digest is None and not word.state.ended)
@@ -74,6 +76,15 @@ def _sent(
     if word.state.ended:
         return _ended(snapshot, tenant, sent, word=word, policy=policy)
     return _active(snapshot, tenant, sent, word=word, policy=policy)
+
+
+def _elsewhere(snapshot: Snapshot, tenant: Tenant, sent: Execution, *, policy: Policy) -> Decision:
+    """Only its own engine can say what became of the run; no other may start it meanwhile."""
+    if tenant.stalled is Stalled.ENGINE_NOT_CONFIGURED:
+        return Decision(check_in=policy.poll)
+    why = f"{sent.execution_id} runs on {sent.provider}: configure it again until its runs have ended"
+    tenant = replace(tenant, stalled=Stalled.ENGINE_NOT_CONFIGURED, status_message=why)
+    return Decision(change=_change(snapshot, tenant, event="engine not configured", why=why, policy=policy))
 
 
 def _unknown(snapshot: Snapshot, tenant: Tenant, sent: Execution, *, policy: Policy) -> Decision:
@@ -175,8 +186,10 @@ def _active(snapshot: Snapshot, tenant: Tenant, sent: Execution, *, word: Execut
     if reason := _must_end(tenant, seen, now=now):
         return _interrupt(snapshot, tenant, seen, reason=reason, policy=policy)
     restored = tenant
+    if tenant.stalled is Stalled.ENGINE_NOT_CONFIGURED:
+        restored = replace(tenant, stalled=None, status_message="")
     if tenant.head == sent.execution_id and tenant.workflow_execution_id is None:
-        restored = replace(tenant, workflow_execution_id=sent.execution_id, status_message="")
+        restored = replace(restored, workflow_execution_id=sent.execution_id, status_message="")
     if seen == sent and restored == tenant:
         return Decision(check_in=policy.poll)
     event = "run found" if restored != tenant else None

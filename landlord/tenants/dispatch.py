@@ -5,7 +5,7 @@ from __future__ import annotations
 from landlord.tenants import runs
 from landlord.tenants.model import Execution
 from landlord.workflow.client import WorkflowClient
-from landlord.workflow.provider import ExecutionNotFound
+from landlord.workflow.provider import ExecutionNotFound, ProviderUnavailable
 
 
 async def trigger(client: WorkflowClient, execution: Execution) -> bool:
@@ -14,6 +14,7 @@ async def trigger(client: WorkflowClient, execution: Execution) -> bool:
     Harmless to repeat. Raises ``ProviderUnavailable`` (``TriggerTimeout`` when the outcome is unknown) and
     ``InvalidRequest``.
     """
+    _ask_its_own(client, execution)
     result = await client.trigger(runs.request(execution))
     return result.created or result.digest is None or result.digest == execution.digest
 
@@ -24,9 +25,18 @@ async def cancel(client: WorkflowClient, execution: Execution, *, force: bool = 
     A run that the engine does not know is started and then cancelled: a trigger that is still on its way would start
     it later, behind our back. Raises as :func:`trigger` does.
     """
+    _ask_its_own(client, execution)
     reason = execution.cancel_reason or "cancelled"
     try:
         await client.cancel(execution.execution_id, reason=reason, force=force)
     except ExecutionNotFound:
         if await trigger(client, execution):
             await client.cancel(execution.execution_id, reason=reason, force=force)
+
+
+def _ask_its_own(client: WorkflowClient, execution: Execution) -> None:
+    """Another engine knows nothing of the run and would start it a second time."""
+    if execution.provider != client.name:
+        raise ProviderUnavailable(
+            f"{execution.execution_id} runs on {execution.provider}, this installation is configured for {client.name}"
+        )

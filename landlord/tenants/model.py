@@ -57,6 +57,8 @@ class Stalled(StrEnum):
 
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     ENGINE_PAUSED = "EnginePaused"
+    ENGINE_NOT_CONFIGURED = "EngineNotConfigured"
+    """A run is under way on an engine that this installation was taken off."""
     DELETE_FAILING = "DeleteFailing"
     DELETE_REFUSED = "DeleteRefused"
     RECORD_BEHIND = "RecordBehind"

@@ -91,8 +91,8 @@ class Reconciler:
         self._queue.put(tenant_id)
 
     async def _word(self, snapshot: Snapshot) -> ExecutionInfo | None:
-        """What the engine says of the run under way; null if it does not know it, or there is none."""
-        if snapshot.sent is None:
+        """What the engine says of the run under way; null if it does not know it, or there is none to ask about."""
+        if snapshot.sent is None or snapshot.sent.provider != self._client.name:
             return None
         try:
             return await self._client.get(snapshot.sent.execution_id)

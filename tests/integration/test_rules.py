@@ -513,3 +513,31 @@ async def test_pausing_holds_back_everything_but_delete(
     deleting = await submit(parts, name, Delete())
     assert deleting.workflow_execution_id == f"tenant-{name}-delete"
     assert (await executions(parts, name))["delete"].sent_at is not None
+
+
+async def test_a_run_of_an_engine_that_is_no_longer_configured_is_started_on_no_other(
+    parts: Installation, engine: MockProvider, reconciler: Reconciler
+) -> None:
+    name = unique()
+    engine.default = Stay()
+    await submit(parts, name, Create(compute_config={}))
+
+    async def moved_to(provider: str) -> None:
+        async with parts.database.connect() as connection:
+            await connection.exec_driver_sql(f"update executions set provider = '{provider}'")
+
+    await moved_to("another")
+    sent = len(engine.requests)
+    await reconciler.reconcile(name)
+    await reconciler.reconcile(name)
+    stalled = await tenant(parts, name)
+    assert stalled.stalled is Stalled.ENGINE_NOT_CONFIGURED
+    assert "another" in stalled.status_message
+    with pytest.raises(TriggerFailed):
+        await submit(parts, name, Delete())
+    assert len(engine.requests) == sent
+    assert engine.cancels == []
+    await moved_to("mock")
+    engine.default = Succeed(output={})
+    async with reconciling(parts):
+        await in_status(parts, name, Status.DELETED)
