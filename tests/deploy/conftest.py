@@ -1,0 +1,5 @@
+"""The fixtures of :mod:`deploy.installation`."""
+
+from deploy.installation import installation
+
+__all__ = ["installation"]
