@@ -33,10 +33,13 @@ class ClusterGate:
         self._doubted.set()
         self._reason: str | None = None
 
-    @property
-    def fault(self) -> str | None:
-        """Why the cluster cannot be used now, or null."""
-        return None if self._open.is_set() else self._reason or "the API server has not been reached yet"
+    async def fault(self) -> str | None:
+        """Why the cluster cannot be used now, or null; asks, so that an outage is found while all is quiet, too."""
+        if not self._open.is_set():
+            return self._reason or "the API server has not been reached yet"
+        if (fault := await self._fault()) is not None:
+            self.doubt()
+        return fault
 
     async def passed(self) -> None:
         """Wait until the API server may be asked."""

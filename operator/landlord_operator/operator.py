@@ -47,7 +47,7 @@ class Operator:
     @property
     def checks(self) -> Mapping[str, Check]:
         """Readiness of the Kubernetes side."""
-        return {"cluster": self._cluster, "watch": self._watch.fault}
+        return {"cluster": self._gate.fault, "watch": self._watch.fault}
 
     async def run(self) -> None:
         """Do all of it for ever. Raises :class:`~landlord_operator.watch.WatchStuck`."""
@@ -71,6 +71,3 @@ class Operator:
         """The API server is back: what it and its watch did meanwhile is not known."""
         self._watch.renew()
         self._resync.soon()
-
-    async def _cluster(self) -> str | None:
-        return self._gate.fault

@@ -24,6 +24,12 @@ from landlord.tenants.model import Door, Status
 pytestmark = pytest.mark.timeout(120)
 
 
+@pytest.fixture
+def cluster(own_control_plane: ControlPlane) -> ControlPlane:
+    """These tests stop theirs."""
+    return own_control_plane
+
+
 LANDLORD = str(Path(sys.executable).with_name("landlord"))
 
 
