@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -103,7 +105,7 @@ async def _rules(installation: Installation, account: str, namespace: str) -> se
 
 
 async def test_accounts_may_do_this_and_nothing_else(installation: Installation) -> None:
-    operator = {("landlord.dev", "tenants", verb) for verb in "get list watch create patch delete".split()}
+    operator = {("landlord.dev", "tenants", verb) for verb in ("get", "list", "watch", "create", "patch", "delete")}
     operator |= {("landlord.dev", "tenants/status", "patch"), ("", "events", "create")}
     operator.add(("apiextensions.k8s.io", "customresourcedefinitions/tenants.landlord.dev", "get"))
     for namespace in (NAMESPACE, TENANTS, "default"):
@@ -146,8 +148,9 @@ async def test_can_i(
     assert ("yes" if allowed else "no") in answer.splitlines()
 
 
-async def test_the_docker_component(installation: Installation) -> None:
-    overlay = installation.folder / "overlay"
+def _overlay(folder: Path) -> Path:
+    """What somebody who uses the component writes."""
+    overlay = folder / "overlay"
     overlay.mkdir()
     text = yaml.safe_dump(
         {
@@ -158,6 +161,11 @@ async def test_the_docker_component(installation: Installation) -> None:
         }
     )
     (overlay / "kustomization.yaml").write_text(text)
+    return overlay
+
+
+async def test_the_docker_component(installation: Installation) -> None:
+    overlay = await asyncio.to_thread(_overlay, installation.folder)
     manifest = await rendered(overlay)
     # As an upgrade does: a Job cannot be changed.
     await installation.kubectl("delete", "job", "landlord-migrate", "--ignore-not-found", namespace=NAMESPACE)
