@@ -99,7 +99,7 @@ async def test_it_starts_outside_the_checkout(wheel: Path, tmp_path: Path, empty
     where = await _run(
         python,
         "-c",
-        "import landlord, landlord_api, landlord_operator as o; print(landlord.__file__, landlord_api.__file__, o.__file__)",
+        "import landlord as a, landlord_api as b, landlord_operator as c; print(a.__file__, b.__file__, c.__file__)",
         cwd=tmp_path,
         environment=environment,
     )
