@@ -7,7 +7,7 @@ TESTS ?=
 
 .PHONY: setup run test lint format bench clean lock
 
-setup: .venv/.project .venv/.system .venv/.controlplane
+setup: .venv/.project .venv/.system .venv/.controlplane .venv/.restate
 
 # --clear: a virtual environment that was not finished is made anew.
 .venv/.made:
@@ -30,6 +30,10 @@ setup: .venv/.project .venv/.system .venv/.controlplane
 # Fills the user's cache once (minutes), so that no test has to wait for it.
 .venv/.controlplane: landlord/dev/kubernetes_go/go.mod landlord/dev/kubernetes_go/go.sum .venv/.project
 	$(BIN)/python -m landlord.dev.kubernetes_binaries
+	touch $@
+
+.venv/.restate: landlord/dev/restate_npm/package-lock.json .venv/.project
+	$(BIN)/python -m landlord.dev.restate
 	touch $@
 
 run: .venv/.project
@@ -56,7 +60,7 @@ lock: COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11
 lock: .venv/.made
 	$(BIN)/python -m pip install --quiet --no-input uv
 	{ echo '# Every dependency to run and to test, with hashes. Made by `make lock`.'; \
-	  $(COMPILE) pyproject.toml --extra docker --extra embedded --group dev; \
+	  $(COMPILE) pyproject.toml --extra docker --extra embedded --extra restate --group dev; \
 	} > requirements.lock.new
 	mv requirements.lock.new requirements.lock
 	{ echo '# What Landlord needs to run, with hashes, for the image. Made by `make lock`.'; \

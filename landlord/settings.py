@@ -52,6 +52,30 @@ class Settings(BaseSettings):
     workflow_local_lease: float = Field(default=10, ge=0.5, le=10)
     workflow_local_retention: float = Field(default=7 * 86400, ge=60)
     """How long ended runs are kept by the ``local`` engine."""
+    restate_ingress_url: str = Field(default="http://127.0.0.1:8080", pattern=r"^https?://[^/?#@]+/?$")
+    """Where the Restate server takes invocations."""
+    restate_admin_url: str = Field(default="http://127.0.0.1:9070", pattern=r"^https?://[^/?#@]+/?$")
+    """Its admin API, which answers what runs do. It has no authentication of its own: keep it private."""
+    restate_token: SecretStr | None = None
+    """Sent as ``Authorization: Bearer`` to both."""
+    restate_ca_file: Path | None = None
+    """PEM certificates to trust instead of the system's."""
+    restate_connect_timeout: float = Field(default=3, gt=0, le=30)
+    restate_connections: int = Field(default=64, ge=1, le=1000)
+    """At most, of each process to each address."""
+    restate_retention: float = Field(default=7 * 86400, ge=60)
+    """How long Restate keeps ended runs."""
+    restate_worker_host: str = "127.0.0.1"
+    restate_worker_port: int = Field(default=9080, ge=1, le=65535)
+    """Where the worker listens for Restate."""
+    restate_worker_url: str | None = Field(default=None, pattern=r"^https?://[^?#@]+$")
+    """Where Restate finds the worker, by default the two above. Runs in flight stay with the address they began at."""
+    restate_worker_force_registration: bool = False
+    """Replace what is registered at the worker's address: for development, where the code there changes."""
+    restate_worker_identity_keys: Annotated[tuple[str, ...], NoDecode] = ()
+    """Public keys (``publickeyv1_...``) of the Restate servers that alone may call the worker."""
+    restate_server: Path | None = None
+    """The program that ``landlord dev --workflow restate`` starts."""
     worker_concurrency: int = Field(default=64, ge=1, le=1000)
     """Runs one worker executes at a time."""
 
@@ -90,7 +114,13 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
 
-    @field_validator("compute_providers", "docker_allow_volumes", "docker_networks", mode="before")
+    @field_validator(
+        "compute_providers",
+        "docker_allow_volumes",
+        "docker_networks",
+        "restate_worker_identity_keys",
+        mode="before",
+    )
     @classmethod
     def _comma_separated(cls, value: Any) -> Any:
         if isinstance(value, str):

@@ -8,4 +8,10 @@ from pathlib import Path
 # The fixtures are plain modules; --import-mode=importlib leaves sys.path alone.
 sys.path.insert(0, str(Path(__file__).parent))
 
-pytest_plugins = ["fixtures.components", "fixtures.postgres", "fixtures.kubernetes", "fixtures.docker"]
+pytest_plugins = [
+    "fixtures.components",
+    "fixtures.postgres",
+    "fixtures.kubernetes",
+    "fixtures.docker",
+    "fixtures.restate",
+]

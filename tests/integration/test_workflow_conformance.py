@@ -8,14 +8,16 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
 from fixtures.proxy import Proxy, target, through
+from fixtures.restate import RestateProxies, registered, restate_settings
 
 from landlord.settings import Settings
 from landlord.workflow.providers.local import LocalProvider
 from landlord.workflow.providers.mock import MockProvider, Work
+from landlord.workflow.providers.restate import RestateProvider
 
 pytest.register_assert_rewrite("landlord.workflow.testing")
 
-from landlord.workflow.testing import Harness, WorkflowConformance  # noqa: E402
+from landlord.workflow.testing import Harness, WorkflowConformance, working  # noqa: E402
 
 
 class LocalHarness(Harness):
@@ -74,3 +76,32 @@ class TestMock(WorkflowConformance):
         await provider.register()
         yield MockHarness(provider)
         await provider.close()
+
+
+class RestateHarness(Harness):
+    """A real server, both doors behind proxies that can be cut."""
+
+    pushes = False
+
+    def __init__(self, provider: RestateProvider, proxies: RestateProxies) -> None:
+        self.provider = provider
+        self._proxies = proxies
+
+    def unreachable(self) -> AbstractAsyncContextManager[None]:
+        return self._proxies.cut()
+
+    def deaf(self) -> AbstractAsyncContextManager[None]:
+        return self._proxies.deaf()
+
+
+class TestRestate(WorkflowConformance):
+    @pytest.fixture
+    async def harness(self, restate_server: dict[str, str]) -> AsyncIterator[RestateHarness]:
+        async with RestateProxies(restate_server).running() as proxies:
+            settings = Settings(**{**restate_settings(restate_server), **proxies.settings})
+            provider = RestateProvider(settings=settings)
+            await provider.start()
+            async with working(provider):
+                await registered(provider)
+            yield RestateHarness(provider, proxies)
+            await provider.close()

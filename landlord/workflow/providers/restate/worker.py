@@ -1,0 +1,233 @@
+"""The worker of Restate: an HTTP/2 server that Restate calls, and its registration there.
+
+restate-sdk: https://docs.restate.dev/develop/python/overview. Served by hypercorn in this process's own event loop,
+without TLS (h2c), so it listens on loopback unless the installation says otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+import hypercorn.asyncio
+import hypercorn.config
+import restate
+import restate.server
+import structlog
+from restate import InvocationRetryPolicy, Workflow, WorkflowContext
+from restate.serde import BytesSerde
+
+from landlord.settings import ConfigurationError, Settings
+from landlord.workflow.execution import Execute
+from landlord.workflow.provider import ProviderUnavailable
+from landlord.workflow.providers.restate import rows
+from landlord.workflow.providers.restate.engine import Engine
+from landlord.workflow.providers.restate.run import Run
+
+GRACE = 5.0
+"""Seconds that runs get to finish once the worker is to stop."""
+HAND_BACK = 3.0
+"""Seconds for telling Restate of those that did not."""
+RETRY_FIRST = timedelta(milliseconds=100)
+RETRY_MOST = timedelta(seconds=3)
+"""Between Restate's attempts at a worker that is away."""
+RETRY_ATTEMPTS = 2**31 - 1
+"""As good as unlimited: an outage of the workers must not pause or fail a run."""
+REGISTER_AGAIN = 10.0
+"""Seconds between looks whether the engine still knows the workflow (it may have lost its data)."""
+REGISTER_FIRST = 0.2
+"""Seconds before a failed registration is tried again; doubles up to :data:`REGISTER_AGAIN`."""
+
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+_log = structlog.get_logger(__name__)
+
+
+def _no_hook(*_: object, **__: object) -> None:
+    """The SDK would take SIGTERM from the process that embeds it, which would no longer hear that it is to stop."""
+
+
+restate.server.install_shutdown_hook = _no_hook
+
+
+class RestateWorker:
+    """Serves one installation's workflow. ``execute`` is the workflow itself."""
+
+    def __init__(self, engine: Engine, execute: Execute, *, settings: Settings) -> None:
+        self._engine = engine
+        self._execute = execute
+        self._settings = settings
+        self._service = rows.service(settings.installation)
+        self._bind = f"{_host(settings.restate_worker_host)}:{settings.restate_worker_port}"
+        self._url = settings.restate_worker_url or f"http://{self._bind}"
+        self._runs: set[Run] = set()
+        self._calls: set[asyncio.Task[Any]] = set()
+        self._closing = asyncio.Event()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """See :class:`landlord.workflow.execution.Worker`. Raises ``ConfigurationError`` if it cannot listen."""
+        self._slots = asyncio.Semaphore(self._settings.worker_concurrency)
+        endpoint = restate.app(
+            services=[self._workflow()], identity_keys=list(self._settings.restate_worker_identity_keys)
+        )
+        serving = asyncio.create_task(
+            hypercorn.asyncio.serve(
+                self._tracked(endpoint), self._server(), shutdown_trigger=self._closing.wait, mode="asgi"
+            )
+        )
+        registering = asyncio.create_task(self._keep_registered())
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not serving.done():
+                self._closing.set()
+                await self._drain()
+            else:
+                serving.result()
+        except OSError as error:
+            raise ConfigurationError(
+                f"LANDLORD_RESTATE_WORKER_PORT: cannot listen on {self._bind}: {error.strerror}"
+            ) from None
+        finally:
+            for task in (registering, stopping):
+                task.cancel()
+            self._closing.set()  # cancelling alone could be lost while hypercorn starts
+            await self._break_off()
+            await asyncio.wait({serving}, timeout=HAND_BACK)
+            serving.cancel()
+            await asyncio.gather(serving, registering, stopping, return_exceptions=True)
+
+    def _workflow(self) -> Workflow:
+        settings = self._settings
+        # A step that is under way looks inactive to Restate; the reconciler ends what takes longer than the deadline.
+        longest = timedelta(seconds=max(settings.execution_deadline, 2 * settings.compute_health_timeout))
+        retention = timedelta(seconds=settings.restate_retention)
+        workflow = Workflow(
+            self._service,
+            inactivity_timeout=longest,
+            abort_timeout=longest,
+            journal_retention=retention,
+            invocation_retry_policy=InvocationRetryPolicy(
+                initial_interval=RETRY_FIRST,
+                exponentiation_factor=2.0,
+                max_interval=RETRY_MOST,
+                max_attempts=RETRY_ATTEMPTS,
+                on_max_attempts="pause",
+            ),
+        )
+
+        @workflow.main(
+            name=rows.HANDLER, input_serde=BytesSerde(), output_serde=BytesSerde(), workflow_retention=retention
+        )
+        async def handle(context: WorkflowContext, payload: bytes) -> bytes:
+            run = Run(context, execute=self._execute, slots=self._slots)
+            self._runs.add(run)
+            try:
+                return await run(payload)
+            finally:
+                self._runs.discard(run)
+
+        return workflow
+
+    def _server(self) -> hypercorn.config.Config:
+        config = hypercorn.config.Config()
+        config.bind = [self._bind]
+        config.errorlog = logging.getLogger("hypercorn")
+        config.graceful_timeout = GRACE + HAND_BACK
+        # Restate keeps its connections, for as many runs as it has.
+        config.h2_max_concurrent_streams = 1000
+        config.keep_alive_max_requests = 2**31
+        config.keep_alive_timeout = 600
+        return config
+
+    def _tracked(self, endpoint: Any) -> Any:
+        async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+            if scope["type"] == "lifespan":
+                await _lifespan(receive, send)
+                return
+            task = asyncio.current_task()
+            assert task is not None
+            self._calls.add(task)
+            try:
+                await endpoint(scope, receive, send)
+            finally:
+                self._calls.discard(task)
+
+        return app
+
+    async def _drain(self) -> None:
+        """Let what runs come to its end; hand back what does not in time."""
+        if self._calls:
+            await asyncio.wait(self._calls, timeout=GRACE)
+        for run in list(self._runs):
+            run.let_go()
+        if self._calls:
+            await asyncio.wait(self._calls, timeout=HAND_BACK)
+
+    async def _break_off(self) -> None:
+        while self._calls:  # the SDK takes one cancellation for the end of its handler
+            for call in self._calls:
+                call.cancel()
+            await asyncio.wait(self._calls, timeout=0.05)
+
+    async def _keep_registered(self) -> None:
+        """Make Restate know this worker's address, once, and again should it forget all of the workflow."""
+        await self._listening()
+        force = self._settings.restate_worker_force_registration
+        registered, pause, told = False, REGISTER_FIRST, ""
+        while True:
+            try:
+                if registered:
+                    registered = (await self._engine.admin("GET", f"/services/{self._service}")).status != 404
+                if not registered:
+                    await self._register(force=force)
+                    _log.info("registered", service=self._service, address=self._url)
+                    registered, force = True, False
+                pause, told = REGISTER_AGAIN, ""
+            except ProviderUnavailable as error:
+                if str(error) != told:
+                    told = str(error)
+                    _log.warning("cannot register the worker", reason=told, address=self._url)
+                pause = REGISTER_AGAIN if registered else min(2 * pause, REGISTER_AGAIN)
+            await asyncio.sleep(pause)
+
+    async def _register(self, *, force: bool) -> None:
+        """Of an address that is known Restate asks nothing again, unless ``force``."""
+        answer = await self._engine.admin("POST", "/deployments", value={"uri": self._url, "force": force})
+        if answer.status not in (200, 201):
+            value = answer.json()
+            code = value.get("restate_code") if isinstance(value, dict) else None
+            raise ProviderUnavailable(
+                f"restate: does not take the worker ({code or answer.status}): LANDLORD_RESTATE_WORKER_URL must be an"
+                " address where Restate reaches it"
+            )
+
+    async def _listening(self) -> None:
+        while True:
+            try:
+                host = self._settings.restate_worker_host
+                _, writer = await asyncio.open_connection(
+                    {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host),  # noqa: S104 - compared with
+                    self._settings.restate_worker_port,
+                )
+            except OSError:
+                await asyncio.sleep(0.02)
+            else:
+                writer.close()
+                return
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    """ASGI's greeting: there is nothing to prepare."""
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return
+
+
+def _host(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,68 @@
+"""Restate's rows in Landlord's terms: every status, and what a failure may tell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+
+from landlord.workflow.provider import ExecutionState, WorkflowFailure
+from landlord.workflow.providers.restate import rows
+
+OWN = WorkflowFailure(code="Quota", message="no more", permanent=True, step="apply", details={"limit": 3})
+
+
+def row(status: str, **more: Any) -> dict[str, Any]:
+    return {"id": "inv_1", "target_service_key": "tenant-a-plan", "created_at": "x", "status": status, **more}
+
+
+@pytest.mark.parametrize(
+    ("given", "state", "code"),
+    [
+        (row("scheduled"), ExecutionState.PENDING, None),
+        (row("pending"), ExecutionState.PENDING, None),
+        (row("ready"), ExecutionState.PENDING, None),
+        (row("running", retry_count=1), ExecutionState.RUNNING, None),
+        (row("suspended"), ExecutionState.RUNNING, None),
+        (row("a status of a later release"), ExecutionState.RUNNING, None),
+        (row("backing-off", last_failure_error_code="RT0010"), ExecutionState.RETRYING, "WorkerUnreachable"),
+        (row("backing-off"), ExecutionState.RETRYING, "WorkerLost"),
+        (row("paused"), ExecutionState.PAUSED, "Paused"),
+        (row("completed", completion_result="success"), ExecutionState.SUCCEEDED, None),
+        (row("completed"), ExecutionState.FAILED, "EngineFailure"),
+        (row("completed", completion_result="something new"), ExecutionState.FAILED, "EngineFailure"),
+        (row("completed", completion_failure="[409] cancelled"), ExecutionState.CANCELLED, "Cancelled"),
+        (row("completed", completion_failure="[409] killed"), ExecutionState.CANCELLED, "Cancelled"),
+        (
+            row("completed", completion_failure="[500 Internal] http://10.0.0.1 x"),
+            ExecutionState.FAILED,
+            "EngineFailure",
+        ),
+        (row("completed", completion_failure="[422] not ours"), ExecutionState.FAILED, "EngineFailure"),
+    ],
+)
+def test_states(given: dict[str, Any], state: ExecutionState, code: str | None) -> None:
+    info = rows.info(given, digest=None, output="out")
+    assert (info.state, info.failure.code if info.failure else None) == (state, code)
+    assert info.output == ("out" if state is ExecutionState.SUCCEEDED else None)
+    assert "10.0.0.1" not in str(info)
+
+
+def test_our_own_failure_comes_back_whole() -> None:
+    given = row(
+        "completed", completion_result="failure", completion_failure=f"[422] {orjson.dumps(OWN.to_json()).decode()}"
+    )
+    assert rows.info(given, digest=None, output=None).failure == OWN
+
+
+def test_the_next_retry_is_told_while_backing_off() -> None:
+    given = row("backing-off", retry_count=7, next_retry_at="2026-11-21T04:27:01.742Z")
+    info = rows.info(given, digest="d", output=None)
+    assert info.attempt == 7
+    assert info.next_retry_at is not None
+    assert info.next_retry_at.tzinfo is not None
+
+
+def test_what_is_put_into_a_statement_is_quoted() -> None:
+    assert "('a''b')" in rows.runs_by_key("x", ["a'b"])
