@@ -81,8 +81,6 @@ class TestMock(WorkflowConformance):
 class RestateHarness(Harness):
     """A real server, both doors behind proxies that can be cut."""
 
-    pushes = False
-
     def __init__(self, provider: RestateProvider, proxies: RestateProxies) -> None:
         self.provider = provider
         self._proxies = proxies

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -22,6 +22,7 @@ from landlord.workflow.provider import (
     WorkflowRequest,
 )
 from landlord.workflow.providers.restate import rows
+from landlord.workflow.providers.restate.endings import endings
 from landlord.workflow.providers.restate.engine import Engine
 
 REMEMBERED = 20_000
@@ -106,6 +107,9 @@ class RestateProvider(WorkflowProvider):
             raise ExecutionNotFound(f"restate does not know execution {execution_id}")
         if answer.status not in (200, 202, 409):  # 409: it has ended meanwhile
             raise ProviderUnavailable(f"restate: the admin API does not cancel ({answer.status})")
+
+    def completions(self) -> AsyncIterator[str]:
+        return endings(self._engine, service=self._service)
 
     def worker(self, execute: Execute) -> Worker:
         try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -17,6 +17,7 @@ from landlord.workflow.provider import ExecutionInfo, ExecutionState, WorkflowFa
 HANDLER = "run"
 DIGEST_HEADER = "x-landlord-digest"
 """Sent with each trigger: Restate records the headers of an invocation, so whose it is can be read at once."""
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 CANCEL_CODE = 409
 FAILURE_CODE = 422
 """Status codes of the terminal errors that end a run."""
@@ -49,14 +50,27 @@ def service(installation: str) -> str:
 def runs_by_key(name: str, keys: Collection[str]) -> str:
     """The runs of service ``name`` with these execution ids. The server looks at every invocation it keeps."""
     return (
-        f"select {_COLUMNS} from sys_invocation where target_service_name = {_text(name)}"  # noqa: S608 - quoted
-        f" and target_handler_name = {_text(HANDLER)} and target_service_key in ({_list(keys)})"
+        f"select {_COLUMNS} from sys_invocation where {_ours(name)}"  # noqa: S608 - quoted
+        f" and target_service_key in ({_list(keys)})"
     )
 
 
 def runs_by_id(ids: Collection[str]) -> str:
     """The runs with these ids of Restate's. The server looks at these only."""
     return f"select {_COLUMNS} from sys_invocation where id in ({_list(ids)})"  # noqa: S608 - quoted
+
+
+def last_end(name: str) -> str:
+    """When a run of service ``name`` ended last."""
+    return f"select max(completed_at) as completed_at from sys_invocation_status where {_ours(name)}"  # noqa: S608
+
+
+def ends_since(name: str, when: datetime) -> str:
+    """The runs of service ``name`` that ended after ``when``. The server looks at every invocation it keeps."""
+    return (
+        f"select target_service_key, completed_at from sys_invocation_status where {_ours(name)}"  # noqa: S608
+        f" and completed_at > timestamp '{when.astimezone(UTC).isoformat(timespec='milliseconds')}'"
+    )
 
 
 def digests(ids: Collection[str]) -> str:
@@ -89,7 +103,7 @@ def info(row: Mapping[str, Any], *, digest: str | None, output: Any) -> Executio
         failure=failure,
         output=output if state is ExecutionState.SUCCEEDED else None,
         native_id=row["id"],
-        next_retry_at=_time(row.get("next_retry_at")) if state is ExecutionState.RETRYING else None,
+        next_retry_at=time(row.get("next_retry_at")) if state is ExecutionState.RETRYING else None,
     )
 
 
@@ -131,8 +145,12 @@ def _trouble(state: ExecutionState, code: str | None) -> WorkflowFailure | None:
     return None
 
 
-def _time(text: str | None) -> datetime | None:
+def time(text: str | None) -> datetime | None:
     return None if text is None else datetime.fromisoformat(text)
+
+
+def _ours(name: str) -> str:
+    return f"target_service_name = {_text(name)} and target_handler_name = {_text(HANDLER)}"
 
 
 def _list(values: Collection[str]) -> str:
