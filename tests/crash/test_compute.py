@@ -1,0 +1,149 @@
+"""The worker, killed around its calls to the Docker engine: what it leaves is taken up, and never two of anything.
+
+All calls of a path are gone through up to :data:`POINTS`, beyond that evenly, the first and the last included. Being
+killed after call n and before call n + 1 leaves the same world behind, so each boundary is killed at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from crash.installation import Call, Containers, Records, client, docker_config, started
+from crash.sampling import sample
+from fixtures.turns import Fault, Turns, proxy
+from fixtures.warm import Process
+
+pytestmark = pytest.mark.timeout(600)
+
+POINTS = 16
+"""Calls of a path around which something happens."""
+
+
+@dataclass(slots=True, kw_only=True)
+class World:
+    worker: Process
+    turns: Turns
+    call: Call
+    records: Records
+    containers: Containers
+    image: str
+
+
+@asynccontextmanager
+async def world(*, docker_host: str, image: str, database_url: str, folder: Path) -> AsyncIterator[World]:
+    turns = Turns()
+    async with AsyncExitStack() as stack:
+        port = await stack.enter_async_context(proxy(turns, upstream=Path(docker_host.removeprefix("unix://"))))
+        containers = await stack.enter_async_context(Containers.connected(docker_host))
+        settings = {
+            "LANDLORD_DATABASE_URL": database_url,
+            "LANDLORD_INSTALLATION": containers.installation,
+            "LANDLORD_WORKFLOW_LOCAL_LEASE": "0.6",
+            "LANDLORD_RETRY_BACKOFF": "0.05",
+            "LANDLORD_COMPUTE_PROVIDERS": "docker",
+            "LANDLORD_DOCKER_HOST": docker_host,
+            "LANDLORD_KUBERNETES_MIRROR": "false",
+            "LANDLORD_LOG_FORMAT": "console",
+        }
+        proxied = {"LANDLORD_DOCKER_HOST": f"tcp://127.0.0.1:{port}"}
+        api = Process("api", environment=settings, log=folder / "api.log")
+        controller = Process("controller", environment=settings, log=folder / "controller.log")
+        worker = Process("worker", environment={**settings, **proxied}, log=folder / "worker.log")
+        turns.kill = worker.kill
+        await stack.enter_async_context(started(api, controller, worker))
+        call = await stack.enter_async_context(client(api))
+        yield World(
+            worker=worker,
+            turns=turns,
+            call=call,
+            records=Records(database_url),
+            containers=containers,
+            image=image,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    name: str
+    prepared: bool
+    method: str
+    ends: str
+    containers: list[tuple[int, str]]
+
+
+PATHS = [
+    Way(name="create", prepared=False, method="POST", ends="ready", containers=[(1, "running")]),
+    Way(name="update", prepared=True, method="PUT", ends="ready", containers=[(2, "running")]),
+    Way(name="delete", prepared=True, method="DELETE", ends="deleted", containers=[]),
+]
+
+
+async def ask(world: World, method: str, tenant: str, *, value: str) -> None:
+    config = docker_config(world.image, VALUE=value)
+    body: Any = None
+    if method == "POST":
+        body = {"id": tenant, "compute_provider": "docker", "compute_config": config}
+    elif method == "PUT":
+        body = {"compute_config": config}
+    path = "/api/tenants" if method == "POST" else f"/api/tenants/{tenant}"
+    status, answer = await world.call(method, path, body)
+    assert status == 202, answer
+
+
+async def run(world: World, way: Way, *, at: int, fault: Fault) -> bool:
+    """One run with one fault; whether the fault happened."""
+    tenant = f"t{uuid.uuid4().hex[:10]}"
+    if way.prepared:
+        await ask(world, "POST", tenant, value="1")
+        await world.records.all([tenant], status="ready")
+    world.turns.arm(at=at, fault=fault)
+    await ask(world, way.method, tenant, value="2")
+    finished = asyncio.ensure_future(world.records.all([tenant], status=way.ends))
+    happened = asyncio.ensure_future(world.turns.happened.wait())
+    # What was ready may still be so at the first look: the answer was 202, so the record says otherwise by now.
+    await asyncio.wait({finished, happened}, return_when=asyncio.FIRST_COMPLETED)
+    killed = happened.done() and fault in (Fault.KILL_BEFORE, Fault.KILL_AFTER)
+    happened.cancel()
+    if killed:
+        world.turns.disarm()
+        await world.worker.gone()
+        await world.worker.start()
+    await finished
+    world.turns.disarm()
+    assert await world.containers.of(tenant) == way.containers
+    await world.records.check(tenant)
+    await world.containers.clear()
+    return world.turns.happened.is_set()
+
+
+@pytest.mark.parametrize("way", PATHS, ids=lambda way: way.name)
+async def test_every_call_to_docker(
+    way: Way, docker_host: str, busybox_image: str, test_database_url: str, tmp_path: Path
+) -> None:
+    async with world(
+        docker_host=docker_host, image=busybox_image, database_url=test_database_url, folder=tmp_path
+    ) as installation:
+        assert not await run(installation, way, at=0, fault=Fault.KILL_BEFORE)
+        calls = installation.turns.count
+        assert calls >= 3, "the worker was not seen to call the engine"
+        points = sample(calls, POINTS)
+        plan: dict[Fault, list[int]] = {
+            Fault.KILL_BEFORE: points[::2],
+            Fault.KILL_AFTER: [each for each in points if each not in points[::2]] + points[-1:],
+            Fault.LOSE_REPLY: points,
+            Fault.LATE: points[::2],
+        }
+        happened = Counter[Fault]()
+        for fault, at in plan.items():
+            for each in at:
+                happened[fault] += await run(installation, way, at=each, fault=fault)
+        for fault, at in plan.items():
+            assert happened[fault] >= len(at) // 2, f"{fault} happened {happened[fault]} times in {calls} calls"
