@@ -47,7 +47,7 @@ def test_the_dockerfile() -> None:
     assert int(user) > 0
     assert final["ENTRYPOINT"] == '["landlord"]'
     assert "RUN" not in final, "the last stage only copies"
-    ignored = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
     for name, arguments in found:
         if name == "COPY" and "--from" not in arguments:
             *sources, _ = shlex.split(arguments)
