@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from landlord.database.engine import Database
-from landlord.dev import cluster, controlplane, definition, docker, folders, kubernetes_binaries, postgres
+from landlord.dev import cluster, controlplane, definition, docker, folders, kubernetes_binaries, postgres, restate
 from landlord.dev.processes import LauncherError, Unavailable
 from landlord.dev.reset import remove_tenants
 from landlord.dev.service import Service, free_port
@@ -111,13 +111,15 @@ async def running(options: Options, *, say: Say) -> AsyncIterator[System]:
             await _reset(options, state=state, environment=environment, say=say)
         environment |= _kubeconfig(options, state=state)
         environment["LANDLORD_DATABASE_URL"] = await _database(stack, state=state, say=say)
+        environment |= await _engine(options, stack=stack, state=state, say=say)
         settings = _settings(environment)
         await _migrate(settings)
         logs = folders.existing(state / "logs")
         parts = _Parts(options=options, stack=stack, environment=environment, logs=logs, say=say)
+        # First of all: an engine that calls its workers takes no run before one has registered.
+        await parts.background("worker")
         api = await parts.started(parts.service("api", port=options.port, nice=0))
         say(f"serving: {api.address}")
-        await parts.background("worker")
         controller = await parts.background("controller")
         say(f"logs: {logs}")
         yield System(parts, url=api.address, controller=controller)
@@ -155,6 +157,28 @@ async def _database(stack: AsyncExitStack, *, state: Path, say: Say) -> str:
     if moved.exists():
         say(f"database: its data are in {moved}, because the user who runs Postgres cannot reach {state}")
     return await server.create_database(name="landlord")
+
+
+async def _engine(options: Options, *, stack: AsyncExitStack, state: Path, say: Say) -> dict[str, str]:
+    """A Restate server of our own, where that is the provider and no other is named."""
+    if options.workflow != "restate":
+        return {}
+    environment = {
+        # Its code changes here, and what runs goes on where it began.
+        "LANDLORD_RESTATE_WORKER_FORCE_REGISTRATION": "true",
+        "LANDLORD_RESTATE_WORKER_PORT": os.environ.get(
+            "LANDLORD_RESTATE_WORKER_PORT", str(restate.worker_port(state=state))
+        ),
+    }
+    if os.environ.get("LANDLORD_RESTATE_INGRESS_URL"):
+        say("workflow: restate (LANDLORD_RESTATE_INGRESS_URL)")
+        return environment
+    server = await stack.enter_async_context(restate.running(state=state, nice=LOWER))
+    say(f"workflow: restate (ingress {server.ingress_url}, admin {server.admin_url})")
+    return environment | {
+        "LANDLORD_RESTATE_INGRESS_URL": server.ingress_url,
+        "LANDLORD_RESTATE_ADMIN_URL": server.admin_url,
+    }
 
 
 async def _migrate(settings: Settings) -> None:
@@ -224,6 +248,7 @@ async def _reset(options: Options, *, state: Path, environment: Mapping[str, str
     if os.environ.get("LANDLORD_DATABASE_URL"):
         raise Unavailable("--reset does not delete a database of yours: unset LANDLORD_DATABASE_URL, or empty it")
     await asyncio.to_thread(postgres.discard, state=state)
+    await asyncio.to_thread(restate.discard, state=state)
     for name in ("kubernetes", "logs"):
         await asyncio.to_thread(shutil.rmtree, state / name, ignore_errors=True)
     (state / "kubeconfig").unlink(missing_ok=True)
