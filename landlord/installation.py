@@ -16,7 +16,7 @@ from landlord.compute import config as compute_config
 from landlord.compute.registry import ComputeRegistry, UnknownComputeProvider
 from landlord.database.engine import Database
 from landlord.settings import PREFIX, ConfigurationError, Settings
-from landlord.tenants.accept import Validation
+from landlord.tenants.acceptance import Validation
 from landlord.tenants.errors import Fault
 from landlord.tenants.migrations import MIGRATIONS
 from landlord.tenants.reconcile import Reconciler

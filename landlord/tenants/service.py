@@ -15,7 +15,8 @@ import structlog
 from sqlalchemy.exc import IntegrityError
 
 from landlord.tenants import dispatch
-from landlord.tenants.accept import Acceptance, Validation, accept
+from landlord.tenants.accept import accept
+from landlord.tenants.acceptance import Acceptance, Validation
 from landlord.tenants.commands import Create, Request
 from landlord.tenants.decide import decide, refused
 from landlord.tenants.errors import Conflict, KeyReused, Refusal, TriggerFailed, TriggerRefused

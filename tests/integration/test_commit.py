@@ -17,7 +17,8 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from landlord.database.engine import Database
 from landlord.tenants import runs
-from landlord.tenants.accept import Validation, accept
+from landlord.tenants.accept import accept
+from landlord.tenants.acceptance import Validation
 from landlord.tenants.commands import Create, Delete, Replace, Request
 from landlord.tenants.model import Action, Change, Door, Execution, IdempotencyKey, Snapshot, Status, Tenant
 from landlord.tenants.repository import Filter, Repository

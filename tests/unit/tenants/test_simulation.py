@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from landlord.tenants.accept import Acceptance, Validation, accept
+from landlord.tenants.accept import accept
+from landlord.tenants.acceptance import Acceptance, Validation
 from landlord.tenants.commands import Create, Delete, Patch, Replace, Request, Retry
 from landlord.tenants.decide import Decision, decide
 from landlord.tenants.errors import Refusal
@@ -332,9 +333,7 @@ class Lifecycle(RuleBasedStateMachine):
                 self.engine.end(execution_id, ExecutionState.SUCCEEDED)
             self.now += timedelta(seconds=301)
             snapshot = self.load()
-            again = self.carry_out(
-                decide(snapshot, word=self.engine.word(snapshot.sent), policy=POLICY), crash=False
-            )
+            again = self.carry_out(decide(snapshot, word=self.engine.word(snapshot.sent), policy=POLICY), crash=False)
             self.one_run_at_a_time()
             if not again:
                 break

@@ -1,0 +1,158 @@
+"""What every request needs: the row it is about, the checks, and the change that is made of a new row. Pure."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from landlord.tenants import runs
+from landlord.tenants.commands import Request, ResourceIdentity
+from landlord.tenants.decide import next_check
+from landlord.tenants.errors import Fault, Gone, Invalid, NotFound, PreconditionFailed
+from landlord.tenants.lifecycle import ACTIONS
+from landlord.tenants.model import Action, Audit, Change, Execution, Snapshot, Tenant
+from landlord.tenants.runs import Policy
+from landlord.workflow.provider import InvalidRequest, WorkflowRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validation:
+    """The pure checks of this installation's providers."""
+
+    default_provider: str
+    faults: Callable[[str, Mapping[str, Any]], Sequence[Fault]]
+    """Everything wrong with a configuration for that compute provider (which may be unknown)."""
+    check: Callable[[WorkflowRequest], None]
+    """The workflow provider's own check; raises ``InvalidRequest``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acceptance:
+    """What is to be committed, and what the answer rests on."""
+
+    change: Change | None
+    """Null for a repeat: nothing new is stored, the head is triggered again."""
+    started: bool = False
+    """A run was started or is under way for this request (202 rather than 200)."""
+    repeat: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acceptor:
+    """One request against one snapshot; only methods, no state."""
+
+    snapshot: Snapshot
+    request: Request
+    policy: Policy
+    validation: Validation
+
+    def living(self) -> Tenant:
+        tenant = self.snapshot.tenant
+        if tenant is None:
+            raise NotFound(f"tenant {self.request.tenant_id} does not exist")
+        if not tenant.living:
+            raise Gone(f"tenant {self.request.tenant_id} is deleted")
+        return tenant
+
+    def match(self, tenant: Tenant) -> None:
+        expected = self.request.if_match
+        if expected is not None and expected != tenant.version:
+            raise PreconditionFailed(f"If-Match names version {expected}, the tenant is at version {tenant.version}")
+
+    def check_config(self, provider: str, config: Mapping[str, Any]) -> None:
+        faults = list(self.validation.faults(provider, config))
+        if faults:
+            raise Invalid("compute_config is not valid", faults=faults)
+
+    def repeats(self, tenant: Tenant) -> bool:
+        """The head's trigger failed and its run is not known to have ended."""
+        head = self.snapshot.head
+        return tenant.workflow_execution_id is None and head is not None and head.open
+
+    def run(self, tenant: Tenant, *, send: bool) -> tuple[Tenant, Execution]:
+        action = ACTIONS[tenant.status]
+        tenant, run = runs.new_run(
+            tenant=tenant,
+            action=action,
+            source=self.request.door,
+            now=self.snapshot.now,
+            policy=self.policy,
+            send=send,
+        )
+        self.check_request(run if send else runs.freeze(run, tenant=tenant, now=self.snapshot.now, policy=self.policy))
+        return tenant, run
+
+    def check_request(self, run: Execution) -> None:
+        """The engine's own limits, before anything is stored. A delete is never refused for its size."""
+        if run.action is not Action.DELETE:
+            try:
+                self.validation.check(runs.request(run))
+            except InvalidRequest as error:
+                raise Invalid(f"the workflow engine would refuse the request: {error}") from None
+
+    def commit(
+        self,
+        tenant: Tenant,
+        *,
+        event: str,
+        started: bool,
+        added: Execution | None = None,
+        updated: tuple[Execution, ...] = (),
+        accepted: bool = True,
+    ) -> Acceptance:
+        before = self.snapshot.tenant
+        executions = (*updated, *((added,) if added else ()))
+        tenant = replace(
+            tenant,
+            version=tenant.version + 1 if accepted else tenant.version,
+            revision=(before.revision if before else 0) + 1,
+            updated_at=self.snapshot.now,
+            next_check_at=next_check(tenant, executions, now=self.snapshot.now, policy=self.policy)
+            if executions
+            else (tenant.next_check_at if self.snapshot.sent or self.snapshot.waiting else None),
+        )
+        audit = Audit(
+            change_id=str(uuid.uuid4()),
+            tenant_id=tenant.id,
+            incarnation=tenant.incarnation,
+            at=self.snapshot.now,
+            who=self.request.who,
+            door=self.request.door,
+            event=str(event),
+            from_status=before.status if before else None,
+            to_status=tenant.status,
+            why=f"{type(self.request.command).__name__} from {self.request.door}",
+            generation=tenant.generation,
+            execution_id=tenant.workflow_execution_id,
+        )
+        return Acceptance(
+            change=Change(
+                tenant=tenant,
+                expected=before.revision if before else None,
+                added=added,
+                updated=updated,
+                audit=audit,
+                key=self.request.key,
+            ),
+            started=started,
+        )
+
+    def observe(self, tenant: Tenant) -> Acceptance:
+        """Which resource is the row's: no change of the client's, so neither version nor audit trail."""
+        acceptance = self.commit(tenant, event="bound", started=False, accepted=False)
+        assert acceptance.change is not None
+        return replace(acceptance, change=replace(acceptance.change, audit=None))
+
+
+def bound_to(tenant: Tenant, identity: ResourceIdentity | None) -> Tenant:
+    if identity is None:
+        return tenant
+    return replace(
+        tenant,
+        namespace=identity.namespace,
+        resource_uid=identity.uid,
+        resource_generation=identity.generation,
+        detached=False,
+    )

@@ -1,0 +1,142 @@
+"""Whatever changes what is wanted: a new life, another spec, pausing, the end. Pure.
+
+Here is decided whether something runs now, after what is under way, instead of it, or not at all.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import replace
+
+from landlord.tenants import runs
+from landlord.tenants.acceptance import Acceptance, Acceptor, bound_to
+from landlord.tenants.commands import Create, ResourceIdentity
+from landlord.tenants.lifecycle import ACTIONS, RETRY, Event, transition
+from landlord.tenants.model import Action, Execution, Status, Tenant
+from landlord.workflow.provider import ExecutionState
+
+
+class DesiredState(Acceptor):
+    """What both doors' commands come down to."""
+
+    def new_life(self, command: Create, *, identity: ResourceIdentity | None, generation: int) -> Acceptance:
+        before = self.snapshot.tenant
+        remains = self.snapshot.remains
+        provider = command.compute_provider or self.validation.default_provider
+        self.check_config(provider, command.compute_config)
+        event = Event.CREATE_PAUSED if command.paused else Event.CREATE
+        following = transition(before.status if before else None, event)
+        tenant = Tenant(
+            id=self.request.tenant_id,
+            incarnation=str(uuid.uuid4()),
+            status=following.to,
+            compute_provider=provider,
+            compute_config=command.compute_config,
+            labels=command.labels,
+            annotations=command.annotations,
+            paused=command.paused,
+            deletion_policy=command.deletion_policy,
+            generation=max(before.generation if before else remains.generation, generation) + 1,
+            version=before.version if before else remains.version,
+            revision=before.revision if before else 0,
+            counters=dict(before.counters if before else remains.counters),
+            created_at=self.snapshot.now,
+            updated_at=self.snapshot.now,
+        )
+        tenant = bound_to(tenant, identity)
+        if following.action is None:
+            return self.commit(tenant, event=event, started=False)
+        tenant, run = self.run(tenant, send=True)
+        return self.commit(tenant, event=event, added=run, started=True)
+
+    def metadata(self, changed: Tenant, *, tenant: Tenant) -> Acceptance:
+        """Labels, pausing, policy: no new generation; unpausing lets what has been held back run."""
+        if tenant.paused and not changed.paused and self.held(changed):
+            event = Event.START if changed.status is Status.REQUESTED else Event.CHANGE_SPEC
+            return self.respec(changed, event=event, bump=False)
+        return self.commit(changed, event="changed", started=False)
+
+    def held(self, tenant: Tenant) -> bool:
+        if tenant.status is Status.READY:
+            return tenant.generation != tenant.observed_generation
+        return tenant.status is Status.REQUESTED or (tenant.status in ACTIONS and self.snapshot.sent is None)
+
+    def respec(self, tenant: Tenant, *, event: Event, bump: bool) -> Acceptance:
+        """Another spec, or the same again: it runs now, or after the active run, or when the tenant is unpaused."""
+        if bump:
+            tenant = replace(tenant, generation=tenant.generation + 1)
+        if tenant.status is Status.REQUESTED and not tenant.paused:
+            event = Event.START
+        following = transition(tenant.status, event)
+        tenant = replace(tenant, stalled=None, attempts=0)
+        if tenant.paused:
+            return self.commit(tenant, event=event, started=False)
+        if following.action is None:
+            return self.commit(replace(tenant, status=following.to), event=event, started=False)
+        sent, waiting = self.snapshot.sent, self.snapshot.waiting
+        if sent is not None and waiting is None and not self.degraded(tenant, sent):
+            # It follows when that run ends: a hundred changes during one run are one run more.
+            return self.commit(replace(tenant, status=following.to), event=event, started=True)
+        tenant = replace(tenant, status=following.to, status_message="")
+        if sent is None and waiting is None and event is Event.CHANGE_SPEC:
+            return self.after_last(tenant, event=event)
+        return self.supersede(tenant, event=event, sent=sent, waiting=waiting)
+
+    def after_last(self, tenant: Tenant, *, event: Event) -> Acceptance:
+        """Between runs with none waiting: after a provision that succeeded only an update can follow."""
+        head = self.snapshot.head
+        if (
+            head is not None
+            and head.state is ExecutionState.SUCCEEDED
+            and head.incarnation == tenant.incarnation
+            and ACTIONS.get(tenant.status) is head.action
+            and tenant.status in (Status.PLANNING, Status.PROVISIONING)
+        ):
+            older = head.generation != tenant.generation
+            following = transition(tenant.status, Event.SUCCEED_OLDER if older else Event.SUCCEED)
+            tenant = replace(tenant, status=following.to)
+        tenant, run = self.run(tenant, send=True)
+        return self.commit(tenant, event=event, added=run, started=True)
+
+    def supersede(
+        self, tenant: Tenant, *, event: Event, sent: Execution | None, waiting: Execution | None
+    ) -> Acceptance:
+        """Send now, or cancel what is under way and stand behind it."""
+        now = self.snapshot.now
+        action = ACTIONS[tenant.status]
+        updated: list[Execution] = []
+        if sent is not None:
+            why = "deleted" if action is Action.DELETE else "superseded by a newer spec"
+            updated.append(runs.request_cancel(sent, now=now, why=why))
+        if waiting is not None and waiting.action is not action:
+            updated.append(runs.close_unsent(waiting, now=now, why=f"superseded by {event}"))
+            waiting = None
+        if waiting is None:
+            tenant, run = self.run(tenant, send=sent is None)
+            return self.commit(tenant, event=event, added=run, updated=tuple(updated), started=True)
+        if sent is None:
+            run = runs.freeze(waiting, tenant=tenant, now=now, policy=self.policy)
+            self.check_request(run)
+        else:
+            run = replace(waiting, generation=tenant.generation, not_before=None)
+        updated.append(run)
+        tenant = replace(tenant, head=run.execution_id, workflow_execution_id=run.execution_id)
+        return self.commit(tenant, event=event, updated=tuple(updated), started=True)
+
+    def degraded(self, tenant: Tenant, sent: Execution) -> bool:
+        """A run that keeps failing, or whose trigger failed, is not worth waiting for."""
+        return sent.state.degraded or sent.cancel_requested_at is not None or tenant.workflow_execution_id is None
+
+    def begin_delete(self, tenant: Tenant) -> Acceptance:
+        following = transition(tenant.status, Event.DELETE)
+        tenant = replace(tenant, status=following.to, status_message="", stalled=None, attempts=0)
+        return self.supersede(tenant, event=Event.DELETE, sent=self.snapshot.sent, waiting=self.snapshot.waiting)
+
+    def retry_event(self, tenant: Tenant) -> Event:
+        if tenant.status is Status.FAILED:
+            head = self.snapshot.head
+            assert head is not None, "a failed tenant has run something"
+            return RETRY[head.action]
+        if tenant.status in ACTIONS:
+            return RETRY[ACTIONS[tenant.status]]
+        return Event.CHANGE_SPEC
