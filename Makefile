@@ -64,7 +64,7 @@ lock: .venv/.made
 	} > requirements.lock.new
 	mv requirements.lock.new requirements.lock
 	{ echo '# What Landlord needs to run, with hashes, for the image. Made by `make lock`.'; \
-	  $(COMPILE) pyproject.toml --extra docker -c requirements.lock; \
+	  $(COMPILE) pyproject.toml --extra docker --extra restate -c requirements.lock; \
 	} > requirements-runtime.lock.new
 	mv requirements-runtime.lock.new requirements-runtime.lock
 	{ echo '# What builds the wheel, with hashes. Made by `make lock`.'; \

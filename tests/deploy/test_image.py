@@ -76,7 +76,8 @@ def test_the_locks_of_the_image_are_of_today() -> None:
     for lock in (runtime, build):
         assert {name: everything.get(name) for name in lock} == lock
     project: Any = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    wanted = [*project["project"]["dependencies"], *project["project"]["optional-dependencies"]["docker"]]
+    extras = project["project"]["optional-dependencies"]
+    wanted = [*project["project"]["dependencies"], *extras["docker"], *extras["restate"]]
     for each in map(Requirement, wanted):
         assert all(each.specifier.contains(version, prereleases=True) for version in runtime[each.name]), each
     for each in map(Requirement, project["build-system"]["requires"]):
