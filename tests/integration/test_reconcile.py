@@ -1,15 +1,16 @@
-"""Accept, trigger, work, reconcile: the parts of the domain together, on a real Postgres and the local engine."""
+"""Accept, trigger, work, reconcile: the parts of the domain together, on a real Postgres and each real engine."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from fixtures.restate import introduce, restate_settings
 
 from landlord.installation import Installation, assemble
 from landlord.settings import Settings
@@ -22,19 +23,27 @@ from landlord.workflow.worker import TenantWorker
 pytestmark = pytest.mark.timeout(90)
 
 
-@pytest.fixture
-def settings(test_database_url: str) -> Settings:
+ENGINES: dict[str, Callable[[pytest.FixtureRequest], dict[str, Any]]] = {
+    "local": lambda _: {"workflow_local_lease": 2},
+    "restate": lambda request: restate_settings(request.getfixturevalue("restate_server")),
+}
+"""What is set for each."""
+
+
+@pytest.fixture(params=ENGINES)
+def settings(request: pytest.FixtureRequest, test_database_url: str) -> Settings:
     return Settings(
         database_url=test_database_url,  # type: ignore[arg-type]
         compute_providers=("mock",),
         retry_backoff=0.05,
-        workflow_local_lease=2,
+        **ENGINES[request.param](request),
     )
 
 
 @pytest.fixture
 async def installation(settings: Settings) -> AsyncIterator[Installation]:
     async with assemble(settings) as installation:
+        await introduce(settings, installation.client)
         yield installation
 
 
