@@ -24,7 +24,7 @@ from pydantic import SecretStr
 
 from landlord import mirror
 from landlord.compute.provider import LABEL_GENERATION, LABEL_INSTALLATION, LABEL_TENANT
-from landlord.database.engine import Database
+from landlord.database.engine import Database, DatabaseUnavailable
 from landlord.dev.controlplane import ControlPlane
 from landlord.kubernetes import Conflict, NotFound, TenantResources, load_configuration
 from landlord.mirror import FINALIZER, Resource
@@ -171,7 +171,10 @@ class Cluster:
             return None
 
     async def snapshot(self, tenant: str) -> Snapshot:
-        return await self.repository.load(tenant)
+        try:
+            return await self.repository.load(tenant)
+        except DatabaseUnavailable:  # our own connections end with a Postgres that is killed
+            return await self.repository.load(tenant)
 
     async def agrees(self, tenant: str) -> str | None:
         """Why record and resource do not agree (yet), or null. Fails if the resource says what is not true."""

@@ -23,7 +23,7 @@ from fixtures.warm import Process
 
 pytestmark = pytest.mark.timeout(600)
 
-POINTS = 16
+POINTS = 10
 """Calls of a path around which something happens."""
 
 
@@ -139,7 +139,7 @@ async def test_every_call_to_docker(
             Fault.KILL_BEFORE: points[::2],
             Fault.KILL_AFTER: [each for each in points if each not in points[::2]] + points[-1:],
             Fault.LOSE_REPLY: points,
-            Fault.LATE: points[::2],
+            Fault.LATE: points[::3],
         }
         happened = Counter[Fault]()
         for fault, at in plan.items():
