@@ -234,7 +234,7 @@ async def test_two_workers_never_run_one_run_at_once(settings: Settings) -> None
         await asyncio.gather(*(providers[0].trigger(request, timeout=10) for request in requests))
         infos = await asyncio.gather(*(providers[1].wait(r.execution_id, timeout=30) for r in requests[::10]))
         async with asyncio.timeout(30):
-            while len(finished) < len(requests):  # noqa: ASYNC110
+            while len(finished) < len(requests):
                 await asyncio.sleep(0.05)
     assert {info.state for info in infos} == {ExecutionState.SUCCEEDED}
     assert set(finished.values()) == {1}
@@ -330,7 +330,7 @@ async def test_ended_runs_are_forgotten_after_the_retention(provider: LocalProvi
         await provider.trigger(request, timeout=5)
         await provider.wait(request.execution_id, timeout=5)
         async with asyncio.timeout(10):
-            while await provider.get_many([request.execution_id]):  # noqa: ASYNC110 - the engine is polled
+            while await provider.get_many([request.execution_id]):
                 await asyncio.sleep(0.1)
     await provider.trigger(pending, timeout=5)
     assert await provider._store.purge(retention=0) == 0
