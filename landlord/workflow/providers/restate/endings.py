@@ -1,8 +1,8 @@
 """Ends of runs, by asking Restate for those of late: it pushes nothing by itself.
 
 The statement looks at every invocation that the server keeps (some 2 ms for a thousand), so the pause between two
-follows what the last one took, and the load stays below seven per cent however long runs are retained. Kills and cancels
-are seen like any other end, which a worker could not tell.
+follows what the last one took, and the load stays below seven per cent however long runs are retained. Kills and
+cancels are seen like any other end, which a worker could not tell.
 """
 
 from __future__ import annotations
