@@ -165,9 +165,15 @@ async def test_nothing_is_left_when_it_is_killed(control_plane: object, componen
         await running.says("ready: ", seconds=60)
 
 
-async def test_a_process_that_dies_is_started_again(postgres: str, component_folder: Path) -> None:
+@pytest.mark.parametrize("workflow", ["local", "restate"])
+async def test_a_process_that_dies_is_started_again(
+    workflow: str, request: pytest.FixtureRequest, postgres: str, component_folder: Path
+) -> None:
+    if workflow == "restate":
+        request.getfixturevalue("restate_server")  # so that there is one to be found
     state = component_folder / "state"
-    async with dev("--kubernetes", "off", "--compute", "mock", state=state, environment={}) as running:
+    arguments = ("--kubernetes", "off", "--compute", "mock", "--workflow", workflow)
+    async with dev(*arguments, state=state, environment={}) as running:
         await running.says("ready: ", seconds=60)
         workers = [each for each in running.tree() if each.cmdline()[-1:] == ["worker"]]
         assert workers
@@ -176,6 +182,13 @@ async def test_a_process_that_dies_is_started_again(postgres: str, component_fol
                 each.kill()
         assert (await running.request("POST", "/api/tenants", {"id": "a", "compute_config": {}}))[0] == 202
         await running.record("a", status="ready")
+        assert (await running.request("POST", "/api/tenants", {"id": "b", "compute_config": {"delay_seconds": 10}}))[
+            0
+        ] == 202
+        await running.record("b", status="provisioning")
+    async with dev(*arguments, state=state, environment={}) as running:  # and what ran goes on
+        await running.says("ready: ", seconds=60)
+        await running.record("b", status="ready")
 
 
 @pytest.mark.parametrize(
