@@ -82,7 +82,10 @@ class Engine:
         answer = await self.admin("POST", "/query", value={"query": statement})
         if answer.status != 200:
             raise ProviderUnavailable(f"restate: the admin API refuses a query ({answer.status})")
-        rows: list[dict[str, Any]] = answer.json()["rows"]
+        value = answer.json()
+        rows = value.get("rows") if isinstance(value, dict) else None
+        if not isinstance(rows, list):
+            raise ProviderUnavailable("restate: what answers queries is no Restate admin API")
         return rows
 
     async def ready(self) -> None:

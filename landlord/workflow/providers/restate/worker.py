@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
-import hypercorn.asyncio
-import hypercorn.config
 import restate
 import restate.server
 import structlog
+from hypercorn.asyncio.run import worker_serve
+from hypercorn.config import Config, Sockets
+from hypercorn.utils import wrap_app
 from restate import InvocationRetryPolicy, Workflow, WorkflowContext
 from restate.serde import BytesSerde
 
@@ -73,9 +75,13 @@ class RestateWorker:
         endpoint = restate.app(
             services=[self._workflow()], identity_keys=list(self._settings.restate_worker_identity_keys)
         )
+        listening = self._listen()
         serving = asyncio.create_task(
-            hypercorn.asyncio.serve(
-                self._tracked(endpoint), self._server(), shutdown_trigger=self._closing.wait, mode="asgi"
+            worker_serve(
+                wrap_app(self._tracked(endpoint), 0, "asgi"),
+                _server(),
+                sockets=Sockets([], [listening], []),
+                shutdown_trigger=self._closing.wait,
             )
         )
         registering = asyncio.create_task(self._keep_registered())
@@ -87,10 +93,6 @@ class RestateWorker:
                 await self._drain()
             else:
                 serving.result()
-        except OSError as error:
-            raise ConfigurationError(
-                f"LANDLORD_RESTATE_WORKER_PORT: cannot listen on {self._bind}: {error.strerror}"
-            ) from None
         finally:
             for task in (registering, stopping):
                 task.cancel()
@@ -99,6 +101,7 @@ class RestateWorker:
             await asyncio.wait({serving}, timeout=HAND_BACK)
             serving.cancel()
             await asyncio.gather(serving, registering, stopping, return_exceptions=True)
+            listening.close()
 
     def _workflow(self) -> Workflow:
         settings = self._settings
@@ -132,16 +135,17 @@ class RestateWorker:
 
         return workflow
 
-    def _server(self) -> hypercorn.config.Config:
-        config = hypercorn.config.Config()
-        config.bind = [self._bind]
-        config.errorlog = logging.getLogger("hypercorn")
-        config.graceful_timeout = GRACE + HAND_BACK
-        # Restate keeps its connections, for as many runs as it has.
-        config.h2_max_concurrent_streams = 1000
-        config.keep_alive_max_requests = 2**31
-        config.keep_alive_timeout = 600
-        return config
+    def _listen(self) -> socket.socket:
+        """From here on nobody who connects is refused: Restate may be told of this address at once."""
+        host, port = self._settings.restate_worker_host, self._settings.restate_worker_port
+        try:
+            return socket.create_server(
+                (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=1024
+            )
+        except OSError as error:
+            raise ConfigurationError(
+                f"LANDLORD_RESTATE_WORKER_PORT: cannot listen on {self._bind}: {error.strerror}"
+            ) from None
 
     def _tracked(self, endpoint: Any) -> Any:
         async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -175,7 +179,6 @@ class RestateWorker:
 
     async def _keep_registered(self) -> None:
         """Make Restate know this worker's address, once, and again should it forget all of the workflow."""
-        await self._listening()
         force = self._settings.restate_worker_force_registration
         registered, pause, told = False, REGISTER_FIRST, ""
         while True:
@@ -205,19 +208,16 @@ class RestateWorker:
                 " address where Restate reaches it"
             )
 
-    async def _listening(self) -> None:
-        while True:
-            try:
-                host = self._settings.restate_worker_host
-                _, writer = await asyncio.open_connection(
-                    {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host),  # noqa: S104 - compared with
-                    self._settings.restate_worker_port,
-                )
-            except OSError:
-                await asyncio.sleep(0.02)
-            else:
-                writer.close()
-                return
+
+def _server() -> Config:
+    config = Config()
+    config.errorlog = logging.getLogger("hypercorn")
+    config.graceful_timeout = GRACE + HAND_BACK
+    # Restate keeps its connections, for as many runs as it has.
+    config.h2_max_concurrent_streams = 1000
+    config.keep_alive_max_requests = 2**31
+    config.keep_alive_timeout = 600
+    return config
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

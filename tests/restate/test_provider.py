@@ -1,0 +1,197 @@
+"""What the conformance suite cannot ask of every engine: how Restate is found wrong, and workers that change."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import orjson
+import pytest
+from fixtures.restate import registered, restate_settings
+
+from landlord import canonical
+from landlord.dev.restate import RestateServer
+from landlord.dev.service import free_port
+from landlord.settings import ConfigurationError, Settings
+from landlord.workflow.execution import Step
+from landlord.workflow.provider import ExecutionState, ProviderUnavailable, WorkflowRequest
+from landlord.workflow.providers.restate import RestateProvider
+
+TOKEN = "a-secret-of-ours"
+
+
+def run_of(**payload: Any) -> WorkflowRequest:
+    return WorkflowRequest(execution_id=f"tenant-{uuid.uuid4().hex[:12]}-plan", payload=canonical.dumps(payload))
+
+
+@asynccontextmanager
+async def provided(server: dict[str, str], **more: Any) -> AsyncIterator[RestateProvider]:
+    provider = RestateProvider(settings=Settings(**{**restate_settings(server), **more}))
+    try:
+        yield provider
+    finally:
+        await provider.close()
+
+
+@asynccontextmanager
+async def working(provider: RestateProvider, execute: Callable[[bytes, Step], Awaitable[Any]]) -> AsyncIterator[None]:
+    stop = asyncio.Event()
+    task = asyncio.create_task(provider.worker(execute).run(stop))
+    try:
+        yield
+    finally:
+        stop.set()
+        await task
+
+
+@asynccontextmanager
+async def answering(status: int, body: Any) -> AsyncIterator[str]:
+    """Something else where Restate should be."""
+
+    text = orjson.dumps(body)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 %d .\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % (status, len(text)) + text)
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "reason"),
+    [
+        (401, {}, "check LANDLORD_RESTATE_TOKEN"),
+        (403, {}, "check LANDLORD_RESTATE_TOKEN"),
+        (503, {}, "cannot serve now (503)"),
+        (404, {}, "no Restate"),
+        (200, {"version": "0.9.1"}, "version 0.9.1"),
+        (200, {"version": "2.0.0"}, "version 2.0.0"),
+        (200, ["something else"], "version None"),
+    ],
+)
+async def test_what_is_wrong_is_said_without_secrets_and_addresses(status: int, body: Any, reason: str) -> None:
+    async with (
+        answering(status, body) as url,
+        provided({"ingress": url, "admin": url}, restate_token=TOKEN) as provider,
+    ):
+        with pytest.raises(ProviderUnavailable) as ready:
+            await provider.ready()
+        with pytest.raises(ProviderUnavailable) as trigger:
+            await provider.trigger(run_of(), timeout=5)
+        with pytest.raises(ProviderUnavailable) as read:
+            await provider.get("tenant-a-plan")
+    assert reason in str(ready.value)
+    for error in (ready, trigger, read):
+        assert TOKEN not in str(error.value)
+        assert "127.0.0.1" not in str(error.value)
+
+
+async def test_nobody_there() -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    async with provided({"ingress": url, "admin": url}) as provider:
+        with pytest.raises(ProviderUnavailable, match="cannot connect to the ingress"):
+            await provider.ready()
+
+
+async def test_no_worker_has_registered(restate_server: dict[str, str]) -> None:
+    async with provided(restate_server) as provider:
+        for call in (provider.ready(), provider.trigger(run_of(), timeout=5)):
+            with pytest.raises(ProviderUnavailable, match="start `landlord worker`"):
+                await call
+
+
+def test_certificates_that_are_none() -> None:
+    with pytest.raises(ConfigurationError, match="LANDLORD_RESTATE_CA_FILE"):
+        RestateProvider(settings=Settings(restate_ca_file=__file__))  # type: ignore[arg-type]
+
+
+async def test_an_address_that_is_taken(restate_server: dict[str, str]) -> None:
+    async def nothing(_: bytes, __: Step) -> Any:
+        return None
+
+    async with answering(200, {}) as url:
+        port = int(url.rsplit(":", 1)[1])
+        async with provided(restate_server, restate_worker_port=port) as provider:
+            with pytest.raises(ConfigurationError, match="LANDLORD_RESTATE_WORKER_PORT"):
+                await provider.worker(nothing).run(asyncio.Event())
+
+
+async def test_runs_finish_on_the_worker_they_began_on(restate_server: dict[str, str]) -> None:
+    """A new version has an address of its own: what runs stays with the old one, what comes goes to the new one."""
+    began, go_on = asyncio.Event(), asyncio.Event()
+
+    def version(name: str) -> Callable[[bytes, Step], Awaitable[Any]]:
+        async def act() -> str:
+            began.set()
+            await go_on.wait()
+            return name
+
+        async def execute(_: bytes, step: Step) -> Any:
+            return [await step("first", act), await step("second", act)]
+
+        return execute
+
+    async with provided(restate_server) as old:
+        again = {"installation": old._settings.installation, "restate_worker_port": free_port()}
+        async with provided(restate_server, **again) as new, working(old, version("old")):
+            await registered(old)
+            first, second = run_of(), run_of()
+            await old.trigger(first, timeout=5)
+            await began.wait()
+            async with working(new, version("new")):
+                await asyncio.sleep(0.5)  # for its registration
+                await new.trigger(second, timeout=5)
+                go_on.set()
+                assert (await new.wait(second.execution_id, timeout=10)).output == ["new", "new"]
+                assert (await new.wait(first.execution_id, timeout=10)).output == ["old", "old"]
+
+
+async def test_steps_are_in_the_journal_by_name_and_run_once(own_restate: RestateServer) -> None:
+    """Over a restart of the server: what is in the journal is not run again. A digest needs no worker."""
+    acted: list[str] = []
+
+    async def execute(_: bytes, step: Step) -> Any:
+        async def act() -> None:
+            acted.append("act")
+
+        async def wait() -> str:
+            acted.append("wait")
+            await asyncio.sleep(1)
+            return "waited"
+
+        await step("act", act)
+        return await step("wait", wait)
+
+    async with provided({"ingress": own_restate.ingress_url, "admin": own_restate.admin_url}) as provider:
+        run, idle = run_of(), run_of(other=1)
+        async with working(provider, execute):
+            await registered(provider)
+            await provider.trigger(run, timeout=5)
+            async with asyncio.timeout(10):
+                while "wait" not in acted:
+                    await asyncio.sleep(0.01)
+            await own_restate.kill()
+            await own_restate.start()
+            info = await provider.wait(run.execution_id, timeout=30)
+            assert (info.state, info.output, info.digest) == (ExecutionState.SUCCEEDED, "waited", run.digest)
+            assert acted.count("act") == 1
+            journal = f"select name, entry_type, index from sys_journal where id = '{info.native_id}' order by index"
+            found = [row for row in await provider._engine.query(journal) if row["entry_type"] == "Command: Run"]
+            assert [row["name"] for row in found] == ["act", "wait"]
+        await provider.trigger(idle, timeout=5)
+        for _ in range(2):
+            repeat = await provider.trigger(idle, timeout=5)
+            assert (repeat.created, repeat.digest) == (False, idle.digest)
+        async with asyncio.timeout(10):
+            while (info := await provider.get(idle.execution_id)).state is not ExecutionState.RETRYING:
+                await asyncio.sleep(0.02)
+        assert info.failure is not None
+        assert "127.0.0.1" not in str(info)
+        assert info.failure.code == "WorkerUnreachable"
+        await provider.cancel(idle.execution_id, reason="no worker", force=True)
+        assert (await provider.wait(idle.execution_id, timeout=10)).state is ExecutionState.CANCELLED
