@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, TypeVar
@@ -130,11 +130,11 @@ class Repository:
         )
 
     async def page(self, *, filter: Filter, after: str | None, limit: int) -> list[Snapshot]:  # noqa: A002
-        """Tenants with their heads, in the order of ids, those after ``after``."""
+        """Tenants in the order of ids, those after ``after``; of their executions the head, while it is open."""
         statement = sql.page(**_given(filter), after=after is not None)
         async with self._database.connect() as connection:
             rows = await connection.execute(statement, {**_parameters(filter), "after": after, "limit": limit})
-            return [_snapshot(row) for row in rows]
+            return list(_snapshots(rows).values())
 
     async def count(self, *, filter: Filter) -> int:  # noqa: A002
         async with self._database.connect() as connection:
@@ -145,12 +145,12 @@ class Repository:
         """With their sequence numbers, newest first, below ``before``."""
         async with self._database.connect() as connection:
             rows = await connection.execute(sql.EXECUTIONS, {"id": tenant_id, "before": before, "limit": limit})
-            return [(row.seq, _execution(row.execution)) for row in rows]
+            return [(seq, _execution(values)) for seq, *values in rows]
 
     async def execution(self, execution_id: str) -> Execution | None:
         async with self._database.connect() as connection:
             row = (await connection.execute(sql.EXECUTION_BY_ID, {"id": execution_id})).first()
-        return _execution(row.execution) if row else None
+        return _execution(row) if row else None
 
     async def audit(self, tenant_id: str, *, before: int, limit: int) -> list[tuple[int, Audit]]:
         """The trail with its sequence numbers, newest first, below ``before``."""
@@ -214,7 +214,7 @@ class Repository:
         wanted = list(dict.fromkeys(tenant_ids))
         async with self._database.connect() as connection:
             rows = await connection.execute(sql.LOAD, {"ids": wanted})
-            found = {row.id: _snapshot(row) for row in rows}
+            found = _snapshots(rows)
         return [found[tenant_id] for tenant_id in tenant_ids]
 
     async def _look_at(self, items: Sequence[tuple[str, int, float | None]]) -> list[None]:
@@ -277,46 +277,58 @@ def _encode_execution(execution: Execution) -> dict[str, Any]:
     return value
 
 
-def _snapshot(row: Any) -> Snapshot:
-    remains = row.remains
-    return Snapshot(
-        id=row.id,
-        now=row.now,
-        tenant=_tenant(row.tenant) if row.tenant else None,
-        executions=tuple(_execution(value) for value in row.executions or ()),
-        remains=Remains(generation=remains["generation"], version=remains["version"], counters=remains["counters"])
-        if remains
-        else Remains(),
-    )
+_TENANT = slice(2, 2 + len(sql.TENANT))
+_EXECUTION = slice(_TENANT.stop, _TENANT.stop + len(sql.EXECUTION))
+_REMAINS = slice(_EXECUTION.stop, None)
 
 
-def _time(value: str | None) -> datetime | None:
-    return datetime.fromisoformat(value) if value else None
+def _snapshots(rows: Iterable[Sequence[Any]]) -> dict[str, Snapshot]:
+    """By id, in the order of the rows. A tenant has a row for each of its executions, at least one."""
+    firsts: dict[str, Sequence[Any]] = {}
+    executions: dict[str, list[Execution]] = {}
+    for row in rows:
+        tenant_id = row[0]
+        firsts.setdefault(tenant_id, row)
+        found = executions.setdefault(tenant_id, [])
+        if row[_EXECUTION.start] is not None:
+            found.append(_execution(row[_EXECUTION]))
+    return {
+        tenant_id: Snapshot(
+            id=tenant_id,
+            now=row[1],
+            tenant=_tenant(row[_TENANT]) if row[_TENANT.start] is not None else None,
+            executions=tuple(executions[tenant_id]),
+            remains=_remains(*row[_REMAINS]),
+        )
+        for tenant_id, row in firsts.items()
+    }
 
 
-def _tenant(value: dict[str, Any]) -> Tenant:
-    for name in ("next_check_at", "created_at", "updated_at", "deleted_at"):
-        value[name] = _time(value[name])
+def _remains(generation: int | None, version: int | None, counters: dict[str, int] | None) -> Remains:
+    if generation is None or version is None or counters is None:
+        return Remains()
+    return Remains(generation=generation, version=version, counters=counters)
+
+
+def _tenant(values: Sequence[Any]) -> Tenant:
+    value = dict(zip(sql.TENANT, values, strict=True))
     value["status"] = Status(value["status"])
     value["deletion_policy"] = DeletionPolicy(value["deletion_policy"])
     value["stalled"] = Stalled(value["stalled"]) if value["stalled"] else None
     return Tenant(**value)
 
 
-def _execution(value: dict[str, Any]) -> Execution:
-    for name in ("not_before", "sent_at", "deadline", "cancel_requested_at", "created_at", "ended_at"):
-        value[name] = _time(value[name])
+def _execution(values: Sequence[Any]) -> Execution:
+    value = dict(zip(sql.EXECUTION, values, strict=True))
     value["action"] = Action(value["action"])
     value["source"] = Door(value["source"])
     value["state"] = ExecutionState(value["state"])
-    value["payload"] = bytes.fromhex(value["payload"][2:]) if value["payload"] else None
-    del value["seq"]
     return Execution(**value)
 
 
 def _audit(value: dict[str, Any]) -> Audit:
     del value["seq"]
-    value["at"] = _time(value["at"])
+    value["at"] = datetime.fromisoformat(value["at"])
     value["door"] = Door(value["door"])
     value["from_status"] = Status(value["from_status"]) if value["from_status"] else None
     value["to_status"] = Status(value["to_status"])
