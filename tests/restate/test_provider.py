@@ -180,7 +180,7 @@ async def test_steps_are_in_the_journal_by_name_and_run_once(own_restate: Restat
             info = await provider.wait(run.execution_id, timeout=30)
             assert (info.state, info.output, info.digest) == (ExecutionState.SUCCEEDED, "waited", run.digest)
             assert acted.count("act") == 1
-            journal = f"select name, entry_type, index from sys_journal where id = '{info.native_id}' order by index"
+            journal = f"select name, entry_type from sys_journal where id = '{info.native_id}' order by index"
             found = [row for row in await provider._engine.query(journal) if row["entry_type"] == "Command: Run"]
             assert [row["name"] for row in found] == ["act", "wait"]
         await provider.trigger(idle, timeout=5)
