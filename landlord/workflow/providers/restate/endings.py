@@ -1,7 +1,7 @@
 """Ends of runs, by asking Restate for those of late: it pushes nothing by itself.
 
-The statement looks at every invocation that the server keeps (some 2 ms for a thousand), so the pause between two
-follows what the last one took, and the load stays below seven per cent however long runs are retained. Kills and
+The statement looks at every invocation that the server keeps (some 10 ms for six thousand), so the pause between two
+follows what the last one took, and the load stays below a sixth of a core however long runs are retained. Kills and
 cancels are seen like any other end, which a worker could not tell.
 """
 
@@ -18,7 +18,7 @@ from landlord.workflow.providers.restate.engine import Engine
 
 SHORTEST = 0.05
 """Seconds between two looks, at least."""
-SHARE = 15
+SHARE = 5
 """The pause is so many times what the look took."""
 LONGEST = 10.0
 AWAY = 1.0
