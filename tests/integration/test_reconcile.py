@@ -159,7 +159,7 @@ async def test_a_hundred_changes_during_one_run_are_one_run_more(
 ) -> None:
     name = unique()
     async with working(settings, installation):
-        await submit(installation, name, Create(compute_config={"delay_seconds": 1.5}))
+        await submit(installation, name, Create(compute_config={"delay_seconds": 6}))
         await until(installation, name, Status.PROVISIONING)
         answers = await asyncio.gather(
             *(submit(installation, name, Replace(compute_config={"n": n})) for n in range(100))
