@@ -29,7 +29,7 @@ WRITES = ("POST", "PUT", "PATCH", "APPLY", "DELETE")
 IDLE = 10_000
 RESYNC = 300
 """Seconds, the default."""
-OFTEN = 30
+OFTEN = 60
 """Seconds between resyncs while it is measured."""
 SAMPLE = 5
 """Seconds of one sample of CPU."""
