@@ -23,7 +23,7 @@ from fixtures.warm import Process
 
 pytestmark = pytest.mark.timeout(600)
 
-POINTS = 10
+POINTS = 8
 """Calls of a path around which something happens."""
 
 

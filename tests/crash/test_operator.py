@@ -35,7 +35,7 @@ from landlord.dev.controlplane import ControlPlane
 
 pytestmark = pytest.mark.timeout(600)
 
-POINTS = 10
+POINTS = 8
 """Calls of a path around which something happens."""
 NAMESPACE = "default"
 
