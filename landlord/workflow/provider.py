@@ -11,6 +11,7 @@ import abc
 import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -209,11 +210,17 @@ class WorkflowProvider(abc.ABC):
         return found[execution_id]
 
     async def wait(self, execution_id: str, *, timeout: float) -> ExecutionInfo:
-        """The run once it has ended; ``TimeoutError`` after ``timeout`` seconds."""
+        """The run once it has ended; ``TimeoutError`` after ``timeout`` seconds, in which the engine may be away.
+
+        Raises :class:`ExecutionNotFound`.
+        """
         async with asyncio.timeout(timeout):
-            while not (info := await self.get(execution_id)).state.ended:  # noqa: ASYNC110 - an engine is polled
+            while True:
+                with suppress(ProviderUnavailable):
+                    info = await self.get(execution_id)
+                    if info.state.ended:
+                        return info
                 await asyncio.sleep(0.05)
-        return info
 
     @abc.abstractmethod
     async def cancel(self, execution_id: str, *, reason: str, force: bool = False) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 import pytest
+import structlog.testing
 from fixtures.restate import registered, restate_settings
 
 from landlord import canonical
@@ -119,6 +120,30 @@ async def test_an_address_that_is_taken(restate_server: dict[str, str]) -> None:
         async with provided(restate_server, restate_worker_port=port) as provider:
             with pytest.raises(ConfigurationError, match="LANDLORD_RESTATE_WORKER_PORT"):
                 await provider.worker(nothing).run(asyncio.Event())
+
+
+async def test_an_address_that_another_installation_registered(restate_server: dict[str, str]) -> None:
+    """Restate keeps what it was told of an address: silence would leave this installation unknown for ever."""
+
+    async def nothing(_: bytes, __: Step) -> Any:
+        return None
+
+    port = free_port()
+    async with provided(restate_server, restate_worker_port=port) as first, working(first, nothing):
+        await registered(first)
+    with structlog.testing.capture_logs() as logs:
+        async with (
+            provided(restate_server, restate_worker_port=port, restate_worker_force_registration=False) as second,
+            working(second, nothing),
+        ):
+            async with asyncio.timeout(20):
+                while not logs:
+                    await asyncio.sleep(0.02)
+            with pytest.raises(ProviderUnavailable, match="start `landlord worker`"):
+                await second.ready()
+    assert "another installation" in logs[0]["reason"]
+    async with provided(restate_server, restate_worker_port=port) as third, working(third, nothing):
+        await registered(third)
 
 
 async def test_runs_finish_on_the_worker_they_began_on(restate_server: dict[str, str]) -> None:

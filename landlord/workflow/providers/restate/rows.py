@@ -60,6 +60,12 @@ def runs_by_id(ids: Collection[str]) -> str:
     return f"select {_COLUMNS} from sys_invocation where id in ({_list(ids)})"  # noqa: S608 - quoted
 
 
+def services(deployment: Any) -> set[str]:
+    """The names of what a deployment serves, from the admin API's description of it."""
+    found = deployment.get("services") if isinstance(deployment, dict) else None
+    return {str(each.get("name")) for each in found or () if isinstance(each, dict)}
+
+
 def last_end(name: str) -> str:
     """When a run of service ``name`` ended last."""
     return f"select max(completed_at) as completed_at from sys_invocation_status where {_ours(name)}"  # noqa: S608
