@@ -1,8 +1,9 @@
-"""The kustomize base, applied to an API server of the module's own, and its pods' containers as processes here.
+"""A kustomization, applied to an API server of the module's own, and its pods' containers as processes here.
 
 A process gets exactly what its pod would get: the arguments, the settings of ConfigMap and Secrets as the API server
 has them, and, if the pod mounts one, the token of its service account. Only what cannot be the same on one machine
-differs: ports are free ones, and mounted Secrets are files in a temporary folder.
+differs: ports are free ones, addresses of Services are those of the process that the Service leads to, and mounted
+Secrets are files in a temporary folder.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import base64
 import hashlib
 import json
 import os
+import re
 import sys
 import tempfile
 from asyncio.subprocess import DEVNULL, PIPE
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,7 @@ from landlord.dev.service import free_port
 
 BASE = ROOT / "deploy" / "base"
 DOCKER = ROOT / "deploy" / "components" / "docker"
+RESTATE = ROOT / "deploy" / "restate"
 LANDLORD = Path(sys.executable).with_name("landlord")
 NAMESPACE = "landlord"
 TENANTS = "landlord-tenants"
@@ -91,13 +94,14 @@ class Running:
 
 @dataclass(kw_only=True)
 class Installation:
-    """The cluster with the base in it, two databases, and the processes."""
+    """The cluster with the kustomization in it, two databases, and the processes."""
 
     plane: ControlPlane
     folder: Path
     stack: AsyncExitStack
     objects: list[Object]
     running: dict[str, Running] = field(default_factory=dict)
+    _ports: dict[str, dict[str, int]] = field(default_factory=dict)
 
     async def kubectl(
         self,
@@ -125,9 +129,18 @@ class Installation:
 
     def pod(self, name: str) -> Object:
         """The pod's spec of a Deployment or Job."""
-        found = next(each for each in workloads(self.objects) if each["metadata"]["name"] == f"landlord-{name}")
-        spec: Object = found["spec"]["template"]["spec"]
+        spec: Object = self._template(name)["spec"]
         return spec
+
+    def _template(self, name: str) -> Object:
+        found = next(each for each in workloads(self.objects) if each["metadata"]["name"] == f"landlord-{name}")
+        template: Object = found["spec"]["template"]
+        return template
+
+    async def admit(self, pod: Object) -> str:
+        """What the API server says to such a pod in the installation's namespace."""
+        body = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "any", "namespace": NAMESPACE}, "spec": pod}
+        return await self.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(body), check=False)
 
     async def run(self, name: str) -> Running:
         """The pod's container; it ends with the module."""
@@ -146,14 +159,14 @@ class Installation:
     async def _start(self, name: str) -> tuple[Child, Object, dict[str, int]]:
         pod = self.pod(name)
         (container,) = pod["containers"]
-        environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder)} | await self._environment(container)
+        environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder)} | await self.environment(name)
         for mount, folder in (await self._mounted(pod, container)).items():
             environment = {key: value.replace(mount, str(folder)) for key, value in environment.items()}
-        ports = {}
+        ports = self._ports_of(name)
         for port in container.get("ports", ()):
-            ports[port["name"]] = free_port()
             variable = next(key for key, value in environment.items() if value == str(port["containerPort"]))
             environment[variable] = str(ports[port["name"]])
+        environment = {key: await self._here(value) for key, value in environment.items()}
         environment["KUBECONFIG"] = os.devnull
         if pod["automountServiceAccountToken"]:
             environment["KUBECONFIG"] = str(await self.kubeconfig(pod["serviceAccountName"]))
@@ -162,18 +175,52 @@ class Installation:
         )
         return child, container, ports
 
-    async def _environment(self, container: Object) -> dict[str, str]:
+    async def environment(self, name: str) -> dict[str, str]:
+        """What the container is given, as a kubelet would make it of the manifest."""
+        template = self._template(name)
+        (container,) = template["spec"]["containers"]
         environment: dict[str, str] = {}
         for source in container["envFrom"]:
             environment |= (await self._get("configmap", source["configMapRef"]["name"]))["data"]
         for entry in container["env"]:
-            if "value" in entry:
-                environment[entry["name"]] = entry["value"]
-            else:
-                wanted = entry["valueFrom"]["secretKeyRef"]
-                secret = await self._get("secret", wanted["name"])
-                environment[entry["name"]] = base64.b64decode(secret["data"][wanted["key"]]).decode()
+            value = await self._value(entry, metadata=template["metadata"])
+            if value is not None:
+                environment[entry["name"]] = re.sub(r"\$\((\w+)\)", lambda found: environment[found[1]], value)
         return environment
+
+    async def _value(self, entry: Object, *, metadata: Object) -> str | None:
+        if "value" in entry:
+            return str(entry["value"])
+        if "fieldRef" in entry["valueFrom"]:
+            label = re.fullmatch(r"metadata\.labels\['(.+)'\]", entry["valueFrom"]["fieldRef"]["fieldPath"])
+            assert label is not None
+            return str(metadata["labels"][label[1]])
+        wanted = entry["valueFrom"]["secretKeyRef"]
+        values = (await self._get("secret", wanted["name"]))["data"]
+        if wanted.get("optional") and wanted["key"] not in values:
+            return None
+        return base64.b64decode(values[wanted["key"]]).decode()
+
+    def _ports_of(self, name: str) -> dict[str, int]:
+        """Where the pod's ports are on this machine, always the same ones."""
+        if name not in self._ports:
+            (container,) = self.pod(name)["containers"]
+            self._ports[name] = {port["name"]: free_port() for port in container.get("ports", ())}
+        return self._ports[name]
+
+    async def _here(self, value: str) -> str:
+        """A URL of one of the installation's Services as DNS and the Service would lead to a pod; else the value."""
+        url = re.fullmatch(rf"http://(?P<service>[a-z0-9-]+)\.{NAMESPACE}\.svc:(?P<port>\d+)", value)
+        if url is None:
+            return value
+        service = (await self._get("service", url["service"]))["spec"]
+        (port,) = (each["targetPort"] for each in service["ports"] if each["port"] == int(url["port"]))
+        (name,) = (
+            each["metadata"]["name"].removeprefix("landlord-")
+            for each in workloads(self.objects)
+            if service["selector"].items() <= each["spec"]["template"]["metadata"]["labels"].items()
+        )
+        return f"http://127.0.0.1:{self._ports_of(name)[port]}"
 
     async def _mounted(self, pod: Object, container: Object) -> dict[str, Path]:
         """Where the pod's Secrets are mounted, and the folder that stands for each."""
@@ -229,13 +276,10 @@ async def rendered(folder: Path) -> str:
     return await kubectl("kustomize", folder)
 
 
-def secrets(*, tenants: str, engine: str) -> str:
-    """What deploy/README.md says has to be there."""
+def secrets(landlord: Mapping[str, str]) -> str:
+    """What deploy/README.md says has to be there; ``landlord`` is the Secret of that name."""
     digest = hashlib.sha256(TOKEN.encode()).hexdigest()
-    values = {
-        "landlord": {"database-url": tenants, "workflow-url": engine},
-        "landlord-api-tokens": {"tokens": f"tests:{digest}\n"},
-    }
+    values = {"landlord": dict(landlord), "landlord-api-tokens": {"tokens": f"tests:{digest}\n"}}
     return yaml.safe_dump_all(
         {
             "apiVersion": "v1",
@@ -254,27 +298,46 @@ def empty_database(server: str, *, name: str) -> str:
     return sibling(server, name=name)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def installation(postgres: str) -> AsyncIterator[Installation]:
-    """The base in a fresh API server (it brings the definition of Tenant itself). Nothing runs yet."""
+def overlay(folder: Path, **keys: Any) -> Path:
+    """What a user writes: a kustomization in ``folder`` with these keys; a ``Path`` becomes a relative one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("resources", "components"):
+        keys[name] = [os.path.relpath(path, folder) for path in keys.get(name, ())]
+    body = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", **keys}
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(body))
+    return folder
+
+
+@asynccontextmanager
+async def installed(manifest: str, *, folder: Path, secrets: str) -> AsyncIterator[Installation]:
+    """The manifest in a fresh API server (it brings the definition of Tenant itself). Nothing runs yet."""
     try:
         found = binaries()
     except Unavailable as reason:
         unavailable(str(reason))
-    manifest = await rendered(BASE)
-    name = f"deploy_{os.getpid()}"
     async with AsyncExitStack() as stack:
-        folder = Path(
-            stack.enter_context(tempfile.TemporaryDirectory(prefix="deploy-", dir="/tmp", ignore_cleanup_errors=True))
-        )
         plane = await stack.enter_async_context(controlplane.running(binaries=found, state=folder))
         made = Installation(plane=plane, folder=folder, stack=stack, objects=list(yaml.safe_load_all(manifest)))
         await made.apply(manifest)
-        await made.apply(
-            secrets(
-                tenants=empty_database(postgres, name=f"{name}_tenants"),
-                engine=empty_database(postgres, name=f"{name}_engine"),
-            )
-        )
+        await made.apply(secrets)
         await made.kubectl("wait", "--for=condition=Established", "crd/tenants.landlord.dev", "--timeout=30s")
+        yield made
+
+
+@pytest.fixture(scope="module")
+def module_folder() -> Iterator[Path]:
+    """Short, and every user can pass through its parents."""
+    with tempfile.TemporaryDirectory(prefix="deploy-", dir="/tmp", ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def installation(postgres: str, module_folder: Path) -> AsyncIterator[Installation]:
+    """The base."""
+    name = f"deploy_{os.getpid()}"
+    databases = {
+        "database-url": empty_database(postgres, name=f"{name}_tenants"),
+        "workflow-url": empty_database(postgres, name=f"{name}_engine"),
+    }
+    async with installed(await rendered(BASE), folder=module_folder, secrets=secrets(databases)) as made:
         yield made

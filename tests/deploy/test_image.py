@@ -62,7 +62,7 @@ def test_the_dockerfile() -> None:
 
 def test_the_image_runs_as_the_manifests_say() -> None:
     user = dict(_instructions())["USER"]
-    for path in (DEPLOY / "base").glob("*.yaml"):
+    for path in (DEPLOY / "base").rglob("*.yaml"):
         for each in yaml.safe_load_all(path.read_text()):
             if each and each["kind"] in ("Deployment", "Job"):
                 context = each["spec"]["template"]["spec"]["securityContext"]

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from deploy.installation import BASE, DOCKER, NAMESPACE, TENANTS, Installation, rendered, workloads
+from deploy.installation import BASE, DOCKER, NAMESPACE, TENANTS, Installation, overlay, rendered, workloads
 from fixtures.components import ROOT
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -41,12 +39,9 @@ async def test_every_pod_is_restricted(installation: Installation) -> None:
         assert container["securityContext"]["readOnlyRootFilesystem"] is True
         assert container["resources"].keys() == {"requests", "limits"}
         # As the API server sees pods: what the namespace enforces is what its controllers would be told.
-        metadata = {"name": workload["metadata"]["name"], "namespace": NAMESPACE}
-        body = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod}
-        await installation.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(body))
-    naked = {**body, "spec": {"containers": [{"name": "any", "image": "any"}]}}
-    refused = await installation.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(naked), check=False)
-    assert 'violates PodSecurity "restricted' in refused
+        assert "created (server dry run)" in await installation.admit(pod)
+    naked = {"containers": [{"name": "any", "image": "any"}]}
+    assert 'violates PodSecurity "restricted' in await installation.admit(naked)
 
 
 async def test_selectors_and_ports_agree(installation: Installation) -> None:
@@ -148,25 +143,9 @@ async def test_can_i(
     assert ("yes" if allowed else "no") in answer.splitlines()
 
 
-def _overlay(folder: Path) -> Path:
-    """What somebody who uses the component writes."""
-    overlay = folder / "overlay"
-    overlay.mkdir()
-    text = yaml.safe_dump(
-        {
-            "apiVersion": "kustomize.config.k8s.io/v1beta1",
-            "kind": "Kustomization",
-            "resources": [os.path.relpath(BASE, overlay)],
-            "components": [os.path.relpath(DOCKER, overlay)],
-        }
-    )
-    (overlay / "kustomization.yaml").write_text(text)
-    return overlay
-
-
 async def test_the_docker_component(installation: Installation) -> None:
-    overlay = await asyncio.to_thread(_overlay, installation.folder)
-    manifest = await rendered(overlay)
+    folder = installation.folder / "overlay"
+    manifest = await rendered(await asyncio.to_thread(overlay, folder, resources=[BASE], components=[DOCKER]))
     # As an upgrade does: a Job cannot be changed.
     await installation.kubectl("delete", "job", "landlord-migrate", "--ignore-not-found", namespace=NAMESPACE)
     await installation.kubectl("apply", "--server-side", "--dry-run=server", "-f", "-", stdin=manifest)
