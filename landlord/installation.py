@@ -18,6 +18,7 @@ from landlord.database.engine import Database
 from landlord.settings import PREFIX, ConfigurationError, Settings
 from landlord.tenants.acceptance import Validation
 from landlord.tenants.errors import Fault
+from landlord.tenants.hints import Hints
 from landlord.tenants.migrations import MIGRATIONS
 from landlord.tenants.reconcile import Reconciler
 from landlord.tenants.repository import Repository
@@ -39,11 +40,13 @@ class Installation:
     client: WorkflowClient
     policy: Policy
     repository: Repository
+    hints: Hints
     service: TenantService
 
     def reconciler(self) -> Reconciler:
         return Reconciler(
             repository=self.repository,
+            hints=self.hints,
             client=self.client,
             policy=self.policy,
             tombstone_retention=self.settings.tombstone_retention,
@@ -91,6 +94,7 @@ async def assemble(settings: Settings, *, client: WorkflowClient | None = None) 
             client=client,
             policy=policy,
             repository=repository,
+            hints=Hints(database),
             service=TenantService(repository=repository, client=client, policy=policy, validation=validation),
         )
 

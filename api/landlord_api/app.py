@@ -11,6 +11,7 @@ from aiohttp_apispec import validation_middleware
 
 from landlord import health
 from landlord.compute.registry import ComputeRegistry
+from landlord.tenants.hints import Hints
 from landlord.tenants.repository import Repository
 from landlord.tenants.service import TenantService
 from landlord.workflow.client import WorkflowClient
@@ -18,7 +19,8 @@ from landlord.workflow.provider import WorkflowError
 from landlord_api import openapi
 from landlord_api.auth import Tokens
 from landlord_api.background import Background
-from landlord_api.envelope import PREFIXES, envelope
+from landlord_api.envelope import CALLBACK, PREFIXES, envelope
+from landlord_api.handlers.callback import CallbackHandler
 from landlord_api.handlers.compute import ComputeHandlers
 from landlord_api.handlers.documentation import DocumentationHandlers
 from landlord_api.handlers.history import HistoryHandlers
@@ -38,6 +40,7 @@ def create_app(
     client: WorkflowClient,
     service: TenantService,
     repository: Repository,
+    hints: Hints,
     compute: ComputeRegistry,
     schema_fault: Callable[[], Awaitable[str | None]],
     tokens: Tokens | None = None,
@@ -76,6 +79,7 @@ def create_app(
     for prefix in PREFIXES:
         _add_tenants(app.router, prefix, tenants)
         _add_others(app.router, prefix, HistoryHandlers(repository=repository), ComputeHandlers(compute=compute))
+        app.router.add_post(prefix + CALLBACK, CallbackHandler(hints=hints).callback)
         app.router.add_get(f"{prefix}/openapi.json", documentation.openapi)
         app.router.add_get(f"{prefix}/docs", documentation.page)
         app.router.add_get(f"{prefix}/docs/static/{{name}}", documentation.file)

@@ -1,4 +1,5 @@
-"""Bearer tokens from a file of ``name:sha256-of-the-token`` lines.
+"""Bearer tokens from a file of ``name:sha256-of-the-token`` lines; ``:callbacks`` behind one makes it a worker's, good
+for nothing but saying that an execution has ended.
 
 A token is a long random text, so its SHA-256 gives nothing away and needs no salt. Every entry is compared with, in
 constant time, so that how long an answer takes says nothing either.
@@ -11,6 +12,7 @@ import hashlib
 import hmac
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import structlog
 
@@ -20,11 +22,23 @@ KEY = f"{PREFIX}API_TOKENS_FILE"
 POLL = 1.0
 """Seconds between looks at the file."""
 
-_LINE = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._@-]{0,63}):(?P<digest>[0-9A-Fa-f]{64})", re.ASCII)
+CALLBACKS = "callbacks"
+"""The one scope there is; a token without a scope may do everything."""
+
+_LINE = re.compile(
+    rf"(?P<name>[A-Za-z0-9][A-Za-z0-9._@-]{{0,63}}):(?P<digest>[0-9A-Fa-f]{{64}})(?::(?P<scope>{CALLBACKS}))?", re.ASCII
+)
 _BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +([!-~]{1,1024})", re.ASCII)
 _log = structlog.get_logger(__name__)
 
 Stamp = tuple[int, int, int]
+
+
+class Caller(NamedTuple):
+    """Whose token it is. ``scope`` is all it may do; null for everything."""
+
+    name: str
+    scope: str | None
 
 
 class Tokens:
@@ -40,15 +54,15 @@ class Tokens:
             raise ConfigurationError(f"{KEY}: {_brief(error, path)}") from None
         self._fault = ""
 
-    def caller(self, authorization: str | None) -> str | None:
-        """The name of the token in an ``Authorization`` header, or null."""
+    def caller(self, authorization: str | None) -> Caller | None:
+        """Whose token is in an ``Authorization`` header, or null."""
         given = _BEARER.fullmatch(authorization) if authorization else None
         digest = hashlib.sha256(given[1].encode() if given else b"").digest()
-        name: str | None = None
+        caller: Caller | None = None
         for each, expected in self._entries:
             if hmac.compare_digest(expected, digest):
-                name = each
-        return name if given else None
+                caller = each
+        return caller if given else None
 
     async def follow(self) -> None:
         """Read the file again whenever it changes, for ever."""
@@ -80,17 +94,17 @@ def _stamp(path: Path) -> Stamp:
     return state.st_ino, state.st_mtime_ns, state.st_size
 
 
-def _read(path: Path) -> tuple[tuple[str, bytes], ...]:
-    """Names and digests. Raises ``OSError``, and ``ValueError`` with the line's number but nothing of the line."""
-    entries: list[tuple[str, bytes]] = []
+def _read(path: Path) -> tuple[tuple[Caller, bytes], ...]:
+    """Callers and digests. Raises ``OSError``, and ``ValueError`` with the line's number but nothing of the line."""
+    entries: list[tuple[Caller, bytes]] = []
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         text = line.strip()
         if not text or text.startswith("#"):
             continue
         found = _LINE.fullmatch(text)
         if found is None:
-            raise ValueError(f"line {number} is not name:sha256-in-hexadecimal")
-        entries.append((found["name"], bytes.fromhex(found["digest"])))
+            raise ValueError(f"line {number} is not name:sha256-in-hexadecimal, or that with :{CALLBACKS} behind it")
+        entries.append((Caller(found["name"], found["scope"]), bytes.fromhex(found["digest"])))
     if not entries:
         raise ValueError("it names nobody")
     return tuple(entries)

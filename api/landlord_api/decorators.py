@@ -19,6 +19,7 @@ _PROBLEM = ProblemSchema()
 WHY = {
     400: "Malformed or invalid; `errors` names every field that is wrong. Nothing was stored.",
     401: "A bearer token is required.",
+    403: "The token is a worker's: it may only call back.",
     404: "No such tenant, execution or route.",
     409: "The tenant's state does not allow it.",
     410: "The tenant is deleted.",
@@ -29,7 +30,7 @@ WHY = {
     500: "`Failed to trigger workflow`: the request is recorded, the reconciler goes on with it; or an internal error.",
     503: "The database is away, has another schema, or too much is waiting. Try again after `Retry-After` seconds.",
 }
-_ALWAYS = (401, 503)
+_ALWAYS = (401, 403, 503)
 
 
 def docs(*, tag: str, summary: str, description: str = "", headers: tuple[dict[str, Any], ...] = ()) -> Decorator[Any]:

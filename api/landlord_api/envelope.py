@@ -12,7 +12,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from landlord_api import metrics, problems
-from landlord_api.auth import Tokens
+from landlord_api.auth import CALLBACKS, Tokens
 from landlord_api.problems import Problem
 from landlord_api.schema_gate import SchemaGate
 
@@ -24,6 +24,8 @@ PREFIXES = ("/api", "/v1")
 """The same routes are below both."""
 OPEN = ("/docs", "/openapi.json")
 """What of them needs neither token nor database."""
+CALLBACK = "/executions/{execution_id}/callback"
+"""All that a worker's token may call."""
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}", re.ASCII)
 _access = logging.getLogger("landlord_api.access")
@@ -78,15 +80,26 @@ def _guarded(request: web.Request) -> bool:
 def _caller(request: web.Request, tokens: Tokens | None) -> str:
     if tokens is None:
         return ANONYMOUS
-    name = tokens.caller(request.headers.get("Authorization"))
-    if name is None:
+    caller = tokens.caller(request.headers.get("Authorization"))
+    if caller is None:
         raise Problem(
             401,
             "a bearer token of this installation is required",
             errors=[{"header": "Authorization", "detail": "must be 'Bearer' and a token of this installation"}],
             headers={"WWW-Authenticate": 'Bearer realm="landlord"'},
         )
-    return name
+    if caller.scope == CALLBACKS and not _is_callback(request):
+        raise Problem(
+            403,
+            "this token may only say that executions have ended",
+            errors=[{"header": "Authorization", "detail": "must be a token without a scope"}],
+        )
+    return caller.name
+
+
+def _is_callback(request: web.Request) -> bool:
+    resource = request.match_info.route.resource
+    return resource is not None and resource.canonical in {prefix + CALLBACK for prefix in PREFIXES}
 
 
 def _failed(error: Exception, *, request_id: str) -> web.StreamResponse:

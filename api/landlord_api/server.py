@@ -42,6 +42,7 @@ async def serve(
             client=parts.client,
             service=parts.service,
             repository=parts.repository,
+            hints=parts.hints,
             compute=parts.compute,
             schema_fault=parts.schema_fault,
             tokens=tokens,

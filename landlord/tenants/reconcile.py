@@ -1,8 +1,8 @@
 """The reconciler: brings each tenant a step closer to its spec, whoever else does the same at the same time.
 
-It is woken by ends of runs (pushed by the engine) and by ``next_check_at`` (the backstop), reads row and engine afresh,
-decides, commits, and only then asks the engine for anything. Any number of reconcilers may run: commits are
-compare-and-set, triggers idempotent.
+It is woken by ends of runs (pushed by the engine, or told by workers) and by ``next_check_at`` (the backstop). It reads
+row and engine afresh, decides, commits, and only then asks the engine for anything. Any number of reconcilers may run:
+commits are compare-and-set, triggers idempotent.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from landlord.queue import KeyedQueue
 from landlord.tenants import dispatch
 from landlord.tenants.decide import Decision, decide, refused
 from landlord.tenants.gate import EngineGate
+from landlord.tenants.hints import Announced, Hints
 from landlord.tenants.metrics import OLDEST, QUEUE, RECONCILED, TENANTS
 from landlord.tenants.model import Snapshot, Status
 from landlord.tenants.repository import Repository
@@ -48,12 +49,15 @@ class Reconciler:
         self,
         *,
         repository: Repository,
+        hints: Hints,
         client: WorkflowClient,
         policy: Policy,
         tombstone_retention: float,
         idempotency_retention: float,
     ) -> None:
         self._repository = repository
+        self._hints = hints
+        self._announced = Announced()
         self._client = client
         self._policy = policy
         self._tombstones = tombstone_retention
@@ -74,6 +78,7 @@ class Reconciler:
             group.create_task(self._gate.run(), name="engine gate")
             group.create_task(self._claim_due(), name="claim due tenants")
             group.create_task(self._follow_completions(), name="follow completions")
+            group.create_task(self._follow_hints(), name="follow hints")
             group.create_task(self._keep_house(), name="keep house")
             for number in range(WORKERS):
                 group.create_task(self._queue.work(self._look), name=f"reconcile {number}")
@@ -85,8 +90,11 @@ class Reconciler:
         """
         for _ in range(STEPS):
             snapshot = await self._repository.load(tenant_id)
-            decision = decide(snapshot, word=await self._word(snapshot), policy=self._policy)
-            if not await self._carry_out(snapshot, decision):
+            word = await self._word(snapshot)
+            pause = self._announced.pause(snapshot, word)
+            if not await self._carry_out(snapshot, decide(snapshot, word=word, policy=self._policy)):
+                if pause is not None:
+                    self._queue.put_later(tenant_id, seconds=pause)
                 return
         self._queue.put(tenant_id)
 
@@ -202,6 +210,11 @@ class Reconciler:
                         await self._repository.wake()
                     for tenant_id in await self._repository.owners(batch) if batch else ():
                         self._queue.put(tenant_id)
+
+    async def _follow_hints(self) -> None:
+        async for hint in self._hints.heard():
+            self._announced.add(hint)
+            self._queue.put(hint.tenant_id)
 
     async def _engine_returned(self) -> None:
         with contextlib.suppress(DatabaseUnavailable):  # then their leases end by themselves

@@ -14,6 +14,8 @@ from landlord.tenants.model import Execution, Tenant
 
 CHANNEL = "landlord_tenants"
 """NOTIFY channel; the payload is the ids of the tenants just changed, separated by commas."""
+HINTS = "landlord_hints"
+"""NOTIFY channel; the payload is an execution that is said to have ended: id of its tenant, a blank, its own."""
 
 TENANT = tuple(field.name for field in fields(Tenant))
 EXECUTION = tuple(field.name for field in fields(Execution))
@@ -170,6 +172,16 @@ where t.id = w.id and t.revision = w.revision
 WAKE: TextClause = text("update tenants set next_check_at = now() where next_check_at > now()")
 
 OWNERS: TextClause = text("select distinct tenant_id from executions where execution_id = any(cast(:ids as text[]))")
+
+HINT: TextClause = text(
+    f"""
+select e.execution_id,
+    case when e.sent_at is not null and e.ended_at is null
+    then pg_notify('{HINTS}', e.tenant_id || ' ' || e.execution_id) end
+from executions e where e.execution_id = any(cast(:ids as text[]))
+"""  # noqa: S608 - built from our own channel's name
+)
+"""Of executions not known to have ended, whoever listens is told. Answers which there are."""
 
 EXECUTIONS: TextClause = text(
     f"""

@@ -10,7 +10,7 @@ import pytest
 from fixtures.rest import Rest, serving
 
 from landlord.settings import ConfigurationError, Settings
-from landlord_api.auth import Tokens
+from landlord_api.auth import Caller, Tokens
 
 CONFIG = {"image": "app:1"}
 
@@ -41,6 +41,7 @@ GUARDED = [
     ("POST", "/api/tenants/name/retry"),
     ("GET", "/api/tenants/name/executions"),
     ("GET", "/api/executions/name"),
+    ("POST", "/api/executions/name/callback"),
     ("GET", "/api/tenants/name/events"),
     ("GET", "/api/compute/config"),
     ("GET", "/api/nothing"),
@@ -94,25 +95,25 @@ def test_the_file_is_read_again(file: Path) -> None:
     file.write_text(line("carol", "c-token"))
     tokens.refresh()
     assert tokens.caller("Bearer a-token") is None
-    assert tokens.caller("Bearer c-token") == "carol"
+    assert tokens.caller("Bearer c-token") == Caller("carol", None)
     # As Kubernetes does it: another file is put in its place.
     other = file.with_name("other")
     other.write_text(line("dave", "d-token"))
     other.replace(file)
     tokens.refresh()
-    assert tokens.caller("Bearer d-token") == "dave"
+    assert tokens.caller("Bearer d-token") == Caller("dave", None)
     # A file that is wrong, or away, changes nobody; once it is right again, it counts.
     for wrong in ("nonsense", line("eve", "e-token") + "nonsense", "", "# nobody\n"):
         file.write_text(wrong)
         tokens.refresh()
-        assert tokens.caller("Bearer d-token") == "dave"
+        assert tokens.caller("Bearer d-token") == Caller("dave", None)
         assert tokens.caller("Bearer e-token") is None
     file.unlink()
     tokens.refresh()
-    assert tokens.caller("Bearer d-token") == "dave"
+    assert tokens.caller("Bearer d-token") == Caller("dave", None)
     file.write_text(line("eve", "e-token"))
     tokens.refresh()
-    assert tokens.caller("Bearer e-token") == "eve"
+    assert tokens.caller("Bearer e-token") == Caller("eve", None)
     assert tokens.caller("Bearer d-token") is None
 
 
@@ -138,6 +139,8 @@ async def test_a_running_application_follows_the_file(
         (":" + "0" * 64, "line 1"),
         ("", "nobody"),
         ("alice:" + "g" * 64, "line 1"),
+        ("alice:" + "0" * 64 + ":everything", "line 1"),
+        ("alice:" + "0" * 64 + ":", "line 1"),
     ],
 )
 def test_a_wrong_file_at_the_start(tmp_path: Path, content: str, why: str) -> None:

@@ -21,6 +21,7 @@ OPERATIONS = {
     ("/api/tenants/{id}/executions", "get"),
     ("/api/tenants/{id}/events", "get"),
     ("/api/executions/{execution_id}", "get"),
+    ("/api/executions/{execution_id}/callback", "post"),
     ("/api/compute/config", "get"),
     ("/api/docs", "get"),
     ("/api/openapi.json", "get"),
@@ -53,14 +54,15 @@ async def test_every_body_answer_and_error_has_a_schema(rest: Rest) -> None:
         for method, operation in operations.items():
             if not path.startswith(("/api/tenants", "/api/executions", "/api/compute")):
                 continue
-            assert ("requestBody" in operation) == (method in ("post", "put", "patch")), (method, path)
+            has_body = method in ("post", "put", "patch") and not path.endswith("/callback")
+            assert ("requestBody" in operation) == has_body, (method, path)
             for code, response in operation["responses"].items():
                 if code == "304":
                     continue
                 [(media_type, content)] = response["content"].items()
                 assert media_type == ("application/problem+json" if int(code) >= 400 else "application/json")
                 assert "$ref" in content["schema"]
-            assert {"401", "503"} <= operation["responses"].keys()
+            assert {"401", "403", "503"} <= operation["responses"].keys()
     patch = rest.document["paths"]["/api/tenants/{id}"]["patch"]["requestBody"]["content"]
     assert set(patch) == {"application/merge-patch+json", "application/json"}
     assert rest.document["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"

@@ -122,6 +122,10 @@ class ExecutionListSchema(Answer):
     next_cursor = fields.String(required=True, allow_none=True)
 
 
+class CallbackSchema(Answer):
+    execution_id = fields.String(required=True)
+
+
 class EventSchema(Answer):
     """One line of the audit trail."""
 
