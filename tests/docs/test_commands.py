@@ -1,9 +1,10 @@
 """The documents' commands work.
 
 Convention: a block marked ``bash`` is run, each page's in order, in the project's root, on a ``landlord dev`` that this
-module starts; every line of it must succeed. What is marked ``text`` or ``yaml`` is not run. Nothing else may be there.
-Three things are replaced: the port 8080, the state folder ``.landlord``, and the image of the Docker example (with that
-of the tests, whose server listens on 8080). HTTP errors fail a ``curl``.
+module starts (the page of Restate on one with Restate); every line of it must succeed. What is marked ``text`` or
+``yaml`` is not run. Nothing else may be there. Four things are replaced: the port 8080, the state folder ``.landlord``,
+``examples`` and ``deploy`` (with copies), and in those the image of the Docker example (with that of the tests, whose
+server listens on 8080). HTTP errors fail a ``curl``.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import shutil
 import sys
 import tempfile
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,11 +28,12 @@ import pytest_asyncio
 from fixtures.components import ROOT, Need, unavailable
 from fixtures.kubernetes import binaries
 
-from landlord.dev import processes
+from landlord.dev import processes, restate
 from landlord.dev.processes import Unavailable
 from landlord.dev.service import free_port
 
 PAGES = ["README.md", "docs/concepts.md", "docs/operating.md", "deploy/README.md"]
+RESTATE_PAGE = "docs/providers/restate.md"
 _FENCE = re.compile(r"^```(?P<kind>[^\n]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\((?P<target>[^)#:]+)(#(?P<anchor>[^)]+))?\)")
 START_TIMEOUT = 120
@@ -51,24 +54,28 @@ class Dev:
     def here(self, text: str) -> str:
         """The block as it is run."""
         text = re.sub(r"\b8080\b", str(self.port), text)
-        return text.replace(".landlord/", f"{self.state}/").replace("examples/", f"{self.folder}/examples/")
+        text = text.replace(".landlord/", f"{self.state}/")
+        return re.sub(r"(?<![\w./])(?=(examples|deploy)/)", f"{self.folder}/", text)
 
 
 METRICS = ("landlord.tenants.metrics", "landlord.workflow.metrics", "landlord_api.metrics", "landlord_operator.passes")
 """Modules that register some."""
 
 
-def _examples(folder: Path, *, image: str) -> None:
-    shutil.copytree(ROOT / "examples", folder / "examples")
+def _copies(folder: Path, *, image: str) -> None:
+    for name in ("examples", "deploy", "crds"):
+        shutil.copytree(ROOT / name, folder / name)
     for path in (folder / "examples").glob("docker.*"):
         text = re.sub(r"docker\.io/library/nginx:[a-z0-9.-]+", image, path.read_text())
         path.write_text(re.sub(r'(port"?: )80\b', r"\g<1>8080", text))
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def dev(need: Need) -> AsyncIterator[Dev]:
+@asynccontextmanager
+async def running(need: Need, *, workflow: str) -> AsyncGenerator[Dev, None]:
     try:
         found = binaries()
+        if workflow == "restate":
+            await restate.find_or_install()
     except Unavailable as reason:
         unavailable(str(reason))
     assert found.kubectl is not None
@@ -76,12 +83,12 @@ async def dev(need: Need) -> AsyncIterator[Dev]:
     with tempfile.TemporaryDirectory(prefix="docs-", dir="/tmp", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         started = Dev(port=free_port(), state=folder / "state", folder=folder, image=image)
-        _examples(folder, image=image)
+        _copies(folder, image=image)
         (folder / ".curlrc").write_text("fail-with-body\n")
         environment = _environment(folder) | {"LANDLORD_DOCKER_HOST": host}
         landlord = Path(sys.executable).with_name("landlord")
         argv = [landlord, "dev", "--port", str(started.port), "--state-dir", started.state]
-        argv += ["--kubernetes", "embedded", "--compute", "docker"]
+        argv += ["--kubernetes", "embedded", "--compute", "docker", "--workflow", workflow]
         child = await processes.start(argv, name="dev", log=folder / "dev.log", environment=environment)
         try:
 
@@ -105,6 +112,12 @@ async def dev(need: Need) -> AsyncIterator[Dev]:
             await reset.stop(timeout=20)
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def dev(need: Need) -> AsyncIterator[Dev]:
+    async with running(need, workflow="local") as started:
+        yield started
+
+
 def _environment(folder: Path) -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("LANDLORD_", "KUBE"))}
     program = binaries().kubectl
@@ -123,9 +136,7 @@ def blocks(page: str) -> list[str]:
     return [each["text"] for each in _FENCE.finditer((ROOT / page).read_text()) if each["kind"] == "bash"]
 
 
-@pytest.mark.timeout(PAGE_TIMEOUT + START_TIMEOUT)
-@pytest.mark.parametrize("page", PAGES)
-async def test_the_commands_of(page: str, dev: Dev) -> None:
+async def _run(page: str, dev: Dev) -> None:
     for block in await asyncio.to_thread(blocks, page):
         process = await asyncio.create_subprocess_exec(
             *("bash", "-euo", "pipefail", "-c", dev.here(block)),
@@ -144,6 +155,18 @@ async def test_the_commands_of(page: str, dev: Dev) -> None:
         assert process.returncode == 0, f"{page}:\n{block}\n{output.decode()}"
 
 
+@pytest.mark.timeout(PAGE_TIMEOUT + START_TIMEOUT)
+@pytest.mark.parametrize("page", PAGES)
+async def test_the_commands_of(page: str, dev: Dev) -> None:
+    await _run(page, dev)
+
+
+@pytest.mark.timeout(PAGE_TIMEOUT + START_TIMEOUT)
+async def test_the_commands_of_restate(need: Need) -> None:
+    async with running(need, workflow="restate") as dev:
+        await _run(RESTATE_PAGE, dev)
+
+
 def _pages() -> list[Path]:
     return [ROOT / "README.md", ROOT / "deploy" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
@@ -154,7 +177,7 @@ async def test_blocks_are_marked_and_all_pages_with_commands_are_run() -> None:
         kinds = [each["kind"] for each in _FENCE.finditer(text)]
         assert set(kinds) <= {"bash", "text", "yaml", "sql", "json"}, path
         if "bash" in kinds:
-            assert str(path.relative_to(ROOT)) in PAGES
+            assert str(path.relative_to(ROOT)) in (*PAGES, RESTATE_PAGE)
 
 
 async def test_make_has_the_targets_that_are_shown() -> None:
