@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import subprocess
 from asyncio.subprocess import PIPE
@@ -32,7 +33,7 @@ from deploy.installation import (
     secrets,
     workloads,
 )
-from fixtures.components import unavailable
+from fixtures.components import ROOT, unavailable
 
 from landlord.dev import restate
 from landlord.dev.processes import Unavailable
@@ -98,8 +99,8 @@ async def server(module_folder: Path) -> AsyncIterator[SigningServer]:
 
 def _two_versions(folder: Path, settings: dict[str, str]) -> Path:
     """What somebody writes who upgrades the workers: a folder like the one that is shipped, for the next version."""
-    shutil.copytree(RESTATE.parent, folder / "deploy")
-    shutil.copytree(RESTATE.parents[1] / "crds", folder / "crds")
+    shutil.copytree(ROOT / "deploy", folder / "deploy")
+    shutil.copytree(ROOT / "crds", folder / "crds")
     workers = folder / "deploy" / "restate" / "workers"
     shutil.copytree(workers / "0-1-0", workers / "0-2-0")
     written = workers / "0-2-0" / "kustomization.yaml"
@@ -269,6 +270,17 @@ async def _ran_at(server: SigningServer, execution: str) -> str:
     return str(row["endpoint"]).rstrip("/")
 
 
+async def _forget(server: SigningServer) -> None:
+    """What docs/providers/restate.md says one does with the addresses of old versions."""
+    page = await asyncio.to_thread((ROOT / "docs" / "providers" / "restate.md").read_text)
+    (block,) = (each for each in re.findall(r"```bash\n(.*?)```", page, re.DOTALL) if "DELETE" in each)
+    process = await asyncio.create_subprocess_exec(
+        *("bash", "-euo", "pipefail", "-c", block.replace(".landlord/restate/", f"{server.key.parent}/")), stderr=PIPE
+    )
+    _, errors = await process.communicate()
+    assert process.returncode == 0, errors.decode()
+
+
 async def test_an_installation_and_an_upgrade_of_its_workers(installation: Installation, server: SigningServer) -> None:
     await installation.job("migrate")
     for name in ("api", OLD, "operator"):
@@ -301,6 +313,8 @@ async def test_an_installation_and_an_upgrade_of_its_workers(installation: Insta
         return len(await server.query("select id from sys_deployment")) == 2
 
     await eventually(registered)
+    await _forget(server)
+    assert await registered(), "something still runs on the old one"
     status, _ = await installation.call("POST", "/api/tenants", body={"id": "second", "compute_config": {}})
     assert status == 202
     for tenant in ("second", "slow"):
@@ -312,12 +326,10 @@ async def test_an_installation_and_an_upgrade_of_its_workers(installation: Insta
     old = {"deployment", "service", "networkpolicy"}
     for kind in sorted(old):
         await installation.kubectl("delete", kind, f"landlord-{OLD}", namespace=NAMESPACE)
-    (gone,) = await server.query(f"select id from sys_deployment where endpoint like '{running.address('restate')}%'")
-    async with (
-        aiohttp.ClientSession() as session,
-        session.delete(f"{server.admin_url}/deployments/{gone['id']}?force=true") as response,
-    ):
-        assert response.status == 202
+    await _forget(server)
+    assert {row["endpoint"] for row in await server.query("select endpoint from sys_deployment")} == {
+        f"{installation.running[NEW].address('restate')}/"
+    }
     status, _ = await installation.call("PUT", "/api/tenants/first", body={"compute_config": {"size": "large"}})
     assert status == 202
 
