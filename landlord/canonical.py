@@ -23,7 +23,9 @@ _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 def dumps(value: Any) -> bytes:
     """The canonical bytes of a JSON value (sorted keys, no blanks, integral floats as integers)."""
-    return orjson.dumps(_normal(value), option=orjson.OPT_SORT_KEYS)
+    written = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    # Rarely there is an integral float, which is the one thing that orjson writes otherwise.
+    return orjson.dumps(_normal(value), option=orjson.OPT_SORT_KEYS) if b".0" in written else written
 
 
 def digest(data: bytes) -> str:

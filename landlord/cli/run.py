@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -16,6 +17,9 @@ from landlord.settings import ConfigurationError, Settings, load
 
 CONFIGURATION_EXIT = 2
 """Exit status when the configuration is wrong: starting again cannot help."""
+
+COLLECT_AFTER = 20_000
+"""Objects made and not yet gone that have the youngest of them collected."""
 
 _log = structlog.get_logger(__name__)
 
@@ -36,6 +40,7 @@ def run(main: Callable[[Settings, asyncio.Event], Awaitable[None]]) -> None:
     A :class:`ConfigurationError` out of it is one line on stderr and exit 2.
     """
     loaded = settings()
+    _spare_collections()
     try:
         with asyncio.Runner(loop_factory=_loop) as runner:
             runner.run(signalled(lambda stop: main(loaded, stop)))
@@ -57,6 +62,16 @@ async def signalled(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ask, number)
     await main(stop)
+
+
+def _spare_collections() -> None:
+    """Keep what was imported out of every garbage collection, and collect less often.
+
+    A request makes a thousand objects and no cycles; walking the modules' for it took a quarter of the time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER)
 
 
 def _loop() -> asyncio.AbstractEventLoop:

@@ -6,7 +6,7 @@ in one statement; only then is the engine asked for anything.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from landlord import canonical
 from landlord.merge_patch import merge_patch

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
+
+from msgspec.structs import replace
 
 from landlord.tenants import runs
 from landlord.tenants.commands import Request, ResourceIdentity
@@ -143,7 +145,7 @@ class Acceptor:
         """Which resource is the row's: no change of the client's, so neither version nor audit trail."""
         acceptance = self.commit(tenant, event="bound", started=False, accepted=False)
         assert acceptance.change is not None
-        return replace(acceptance, change=replace(acceptance.change, audit=None))
+        return Acceptance(change=replace(acceptance.change, audit=None), started=acceptance.started)
 
 
 def bound_to(tenant: Tenant, identity: ResourceIdentity | None) -> Tenant:

@@ -6,7 +6,8 @@ Here is decided whether something runs now, after what is under way, instead of 
 from __future__ import annotations
 
 import uuid
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from landlord.tenants import runs
 from landlord.tenants.acceptance import Acceptance, Acceptor, bound_to

@@ -7,7 +7,8 @@ operators read it and wherever one of them is killed.
 from __future__ import annotations
 
 import uuid
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from landlord import canonical
 from landlord.tenants.acceptance import Acceptance, bound_to

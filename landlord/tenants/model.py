@@ -1,17 +1,19 @@
 """The rows: a tenant, its executions, and the values that change them.
 
-All are immutable: a decision makes a new row from an old one, and :class:`Change` carries it to the one statement
-that writes.
+All are immutable: a decision makes a new row from an old one (``msgspec.structs.replace``), and :class:`Change` carries
+it to the one statement that writes. They are structs of msgspec's because making one of thirty fields from another is
+most of what a decision does, and takes a tenth of a dataclass's time.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
+
+from msgspec import Struct, field
 
 from landlord.workflow.provider import ExecutionState, WorkflowFailure
 
@@ -65,8 +67,7 @@ class Stalled(StrEnum):
     """The world has seen a newer generation than the record: a database was restored."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tenant:
+class Tenant(Struct, frozen=True, kw_only=True):
     """One row of ``tenants``. Times are Postgres's."""
 
     id: str
@@ -118,8 +119,7 @@ class Tenant:
         return self.status is not Status.DELETED
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Execution:
+class Execution(Struct, frozen=True, kw_only=True):
     """One row of ``executions``: a run of an action, as Landlord knows it.
 
     *Waiting*: not sent. *Sent*: its bytes are frozen and the engine may know it. *Ended*: known to have ended.
@@ -168,8 +168,7 @@ class Execution:
         return WorkflowFailure.from_json(self.error) if self.error else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Remains:
+class Remains(Struct, frozen=True, kw_only=True):
     """What outlives a purged tombstone, so that ids and generations are never used twice."""
 
     generation: int = 0
@@ -177,8 +176,7 @@ class Remains:
     counters: Mapping[str, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True, kw_only=True):
     """A tenant with its open executions and its head, read in one statement, and the database's time of that."""
 
     id: str
@@ -201,8 +199,7 @@ class Snapshot:
         return next((execution for execution in self.executions if execution.execution_id == head), None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Audit:
+class Audit(Struct, frozen=True, kw_only=True):
     """One line of the trail: who changed what, through which door, and why."""
 
     change_id: str
@@ -219,8 +216,7 @@ class Audit:
     execution_id: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IdempotencyKey:
+class IdempotencyKey(Struct, frozen=True, kw_only=True):
     """A client's key for one mutation, scoped to caller, method and path."""
 
     caller: str
@@ -230,8 +226,7 @@ class IdempotencyKey:
     body_digest: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class Change(Struct, frozen=True, kw_only=True):
     """Everything one decision writes, applied as a whole or not at all."""
 
     tenant: Tenant

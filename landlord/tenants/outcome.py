@@ -6,9 +6,10 @@ generation, too (design.md §4, rule 5).
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
+
+from msgspec.structs import replace
 
 from landlord import canonical
 from landlord.tenants import runs

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
 import orjson
+from msgspec.structs import asdict
 from psycopg.errors import DeadlockDetected, SerializationFailure
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
@@ -253,25 +254,21 @@ def _parameters(wanted: Filter) -> dict[str, Any]:
     }
 
 
-def _plain(row: Any) -> dict[str, Any]:
-    return {name.name: getattr(row, name.name) for name in fields(row)}
-
-
 def _encode(change: Change) -> dict[str, Any]:
     executions = [{**_encode_execution(execution), "added": False} for execution in change.updated]
     if change.added is not None:
         executions.append({**_encode_execution(change.added), "added": True})
     return {
-        "tenant": _plain(change.tenant),
+        "tenant": asdict(change.tenant),
         "expected": change.expected,
         "executions": executions,
-        "audit": _plain(change.audit) if change.audit else None,
-        "key": _plain(change.key) if change.key else None,
+        "audit": asdict(change.audit) if change.audit else None,
+        "key": asdict(change.key) if change.key else None,
     }
 
 
 def _encode_execution(execution: Execution) -> dict[str, Any]:
-    value = _plain(execution)
+    value = asdict(execution)
     if execution.payload is not None:
         value["payload"] = "\\x" + execution.payload.hex()
     return value

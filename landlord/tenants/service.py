@@ -7,11 +7,12 @@ happens to this process afterwards, the reconciler finds in the row what has to 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from weakref import WeakValueDictionary
 
 import structlog
+from msgspec.structs import replace
 from sqlalchemy.exc import IntegrityError
 
 from landlord.tenants import dispatch

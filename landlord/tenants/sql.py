@@ -6,8 +6,6 @@ which costs both sides half of what JSON does. Either way a column is named in t
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 from sqlalchemy import TextClause, text
 
 from landlord.tenants.model import Execution, Tenant
@@ -17,8 +15,8 @@ CHANNEL = "landlord_tenants"
 HINTS = "landlord_hints"
 """NOTIFY channel; the payload is an execution that is said to have ended: id of its tenant, a blank, its own."""
 
-TENANT = tuple(field.name for field in fields(Tenant))
-EXECUTION = tuple(field.name for field in fields(Execution))
+TENANT = Tenant.__struct_fields__
+EXECUTION = Execution.__struct_fields__
 _FIXED = {"execution_id", "tenant_id", "incarnation", "action", "n", "provider", "source", "created_at", "payload"}
 """What an update of an execution leaves alone (the payload is only ever set once)."""
 

@@ -6,11 +6,12 @@ import asyncio
 import random
 import uuid
 from collections.abc import AsyncIterator
-from dataclasses import fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from msgspec import Struct
+from msgspec.structs import replace
 from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, IntegrityError
@@ -58,13 +59,13 @@ async def create(repository: Repository, tenant_id: str, **config: Any) -> Snaps
 
 
 @pytest.mark.parametrize(("table", "model"), [("tenants", Tenant), ("executions", Execution)])
-async def test_columns_are_the_fields_of_the_model(database: Database, table: str, model: type) -> None:
+async def test_columns_are_the_fields_of_the_model(database: Database, table: str, model: type[Struct]) -> None:
     async with database.connect() as connection:
         rows = await connection.execute(
             text("select column_name from information_schema.columns where table_name = :table"), {"table": table}
         )
         columns = {row.column_name for row in rows}
-    assert columns - {"seq"} == {field.name for field in fields(model)}
+    assert columns - {"seq"} == set(model.__struct_fields__)
 
 
 async def test_what_was_committed_is_what_is_loaded(repository: Repository) -> None:

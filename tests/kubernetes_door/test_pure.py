@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import uuid
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from landlord import canonical, mirror
 from landlord.mirror import FINALIZER, INCARNATION, STAMP, Owner, Resource, Stamp
@@ -80,7 +81,7 @@ def applied(found: Resource, operations: list[dict[str, Any]]) -> Resource:
             place = place[part]
         place[last] = operation["value"]
     changed = not canonical.equal(body["spec"], found.spec)
-    return replace(
+    return dataclasses.replace(
         found,
         generation=found.generation + changed,
         annotations=body["metadata"]["annotations"],

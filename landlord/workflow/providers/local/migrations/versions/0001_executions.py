@@ -30,7 +30,8 @@ def upgrade() -> None:
             created_at timestamptz not null default now(),
             started_at timestamptz,
             ended_at timestamptz,
-            primary key (installation, execution_id),
+            -- The id first: every installation here may be the same, and a plan must not walk them all.
+            primary key (execution_id, installation),
             check ((due_at is null) = (ended_at is not null))
         )
         """
@@ -47,8 +48,8 @@ def upgrade() -> None:
             name text not null,
             output text not null,
             done_at timestamptz not null default now(),
-            primary key (installation, execution_id, name),
-            foreign key (installation, execution_id) references local_executions on delete cascade
+            primary key (execution_id, installation, name),
+            foreign key (execution_id, installation) references local_executions on delete cascade
         )
         """
     )
