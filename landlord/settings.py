@@ -76,6 +76,10 @@ class Settings(BaseSettings):
     """Public keys (``publickeyv1_...``) of the Restate servers that alone may call the worker."""
     restate_server: Path | None = None
     """The program that ``landlord dev --workflow restate`` starts."""
+    callback_url: str | None = Field(default=None, pattern=r"^https?://[^/?#@]+/?$")
+    """The API, for workers of ``restate`` to say that a run has ended; without it ends are polled for."""
+    callback_token: SecretStr | None = None
+    """What workers say it with: a token of the API's, best one with the scope ``callbacks``."""
     worker_concurrency: int = Field(default=64, ge=1, le=1000)
     """Runs one worker executes at a time."""
 

@@ -5,23 +5,26 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import SecretStr
 
 from landlord.database.engine import Database
 from landlord.dev import cluster, controlplane, definition, docker, folders, kubernetes_binaries, postgres, restate
 from landlord.dev.processes import LauncherError, Unavailable
-from landlord.dev.reset import remove_tenants
+from landlord.dev.reset import remove_resources, remove_tenants
 from landlord.dev.service import Service, free_port
 from landlord.settings import Settings
 from landlord.tenants.migrations import MIGRATIONS
 from landlord.workflow import registry
 
 Say = Callable[[str], None]
+A = TypeVar("A")
+B = TypeVar("B")
 LOWER = 5
 """Niceness of what works behind the API."""
 
@@ -69,29 +72,43 @@ class _Parts:
 class System:
     """What runs; :meth:`complete` brings the slower half."""
 
-    def __init__(self, parts: _Parts, *, url: str, controller: Service) -> None:
+    def __init__(self, parts: _Parts, *, url: str) -> None:
         self._parts = parts
-        self._controller = controller
         self.url = url
 
     async def complete(self) -> None:
-        """Bring the Kubernetes door; returns when everything that will serve is serving.
+        """Bring what reconciles and the Kubernetes door; returns when everything that will serve is serving.
 
         The controller reconciles until the operator takes over. Where no cluster can be had it stays, and one line says
         why.
         """
         parts = self._parts
-        try:
-            environment = await _cluster(parts)
-        except LauncherError as error:
-            parts.say(f"kubernetes: off ({error})")
-            return
+        controller, environment = await _together(parts.background("controller"), self._cluster())
         if environment is None:
-            parts.say("kubernetes: off")
             return
         parts.environment.update(environment)
         await parts.background("operator")
-        await self._controller.stop()
+        await controller.stop()
+
+    async def _cluster(self) -> dict[str, str] | None:
+        try:
+            environment = await _cluster(self._parts)
+        except LauncherError as error:
+            self._parts.say(f"kubernetes: off ({error})")
+            return None
+        if environment is None:
+            self._parts.say("kubernetes: off")
+        return environment
+
+
+async def _together(first: Coroutine[None, None, A], second: Coroutine[None, None, B]) -> tuple[A, B]:
+    """Both at once; what one raises ends the other."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = group.create_task(first), group.create_task(second)
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return tasks[0].result(), tasks[1].result()
 
 
 @asynccontextmanager
@@ -116,13 +133,13 @@ async def running(options: Options, *, say: Say) -> AsyncIterator[System]:
         await _migrate(settings)
         logs = folders.existing(state / "logs")
         parts = _Parts(options=options, stack=stack, environment=environment, logs=logs, say=say)
-        # First of all: an engine that calls its workers takes no run before one has registered.
-        await parts.background("worker")
-        api = await parts.started(parts.service("api", port=options.port, nice=0))
+        # Not without a worker: an engine that calls its workers takes no run before one has registered.
+        api, _ = await _together(
+            parts.started(parts.service("api", port=options.port, nice=0)), parts.background("worker")
+        )
         say(f"serving: {api.address}")
-        controller = await parts.background("controller")
         say(f"logs: {logs}")
-        yield System(parts, url=api.address, controller=controller)
+        yield System(parts, url=api.address)
 
 
 def _settings(environment: Mapping[str, str]) -> Settings:
@@ -170,6 +187,8 @@ async def _engine(options: Options, *, stack: AsyncExitStack, state: Path, say: 
             "LANDLORD_RESTATE_WORKER_PORT", str(restate.worker_port(state=state))
         ),
     }
+    if not (os.environ.get("LANDLORD_CALLBACK_URL") or os.environ.get("LANDLORD_API_TOKENS_FILE")):
+        environment["LANDLORD_CALLBACK_URL"] = f"http://127.0.0.1:{options.port}"  # which wants no token then
     if os.environ.get("LANDLORD_RESTATE_INGRESS_URL"):
         say("workflow: restate (LANDLORD_RESTATE_INGRESS_URL)")
         return environment
@@ -227,6 +246,7 @@ async def _cluster(parts: _Parts) -> dict[str, str] | None:
     context = _context(options)
     if context is not None:
         await definition.apply(context=context.name, kubeconfig=None)
+        cluster.remember(context.name, state=options.state)
         parts.say(f"kubernetes: context {context.name}")
         return {"LANDLORD_KUBERNETES_CONTEXT": context.name}
     binaries = await kubernetes_binaries.find_or_build(progress=lambda line: parts.say(f"kubernetes: {line}"))
@@ -242,14 +262,36 @@ async def _cluster(parts: _Parts) -> dict[str, str] | None:
 
 async def _reset(options: Options, *, state: Path, environment: Mapping[str, str], say: Say) -> None:
     """Remove what the tenants of this state made, then the state."""
+    if os.environ.get("LANDLORD_DATABASE_URL"):
+        raise Unavailable("--reset does not delete a database of yours: unset LANDLORD_DATABASE_URL, or empty it")
+    await _reset_contexts(options, state=state, say=say)
     removed = await remove_tenants(
         installation=environment["LANDLORD_INSTALLATION"], docker_host=environment.get("LANDLORD_DOCKER_HOST")
     )
-    if os.environ.get("LANDLORD_DATABASE_URL"):
-        raise Unavailable("--reset does not delete a database of yours: unset LANDLORD_DATABASE_URL, or empty it")
     await asyncio.to_thread(postgres.discard, state=state)
     await asyncio.to_thread(restate.discard, state=state)
     for name in ("kubernetes", "logs"):
         await asyncio.to_thread(shutil.rmtree, state / name, ignore_errors=True)
     (state / "kubeconfig").unlink(missing_ok=True)
+    cluster.forget(state=state)
     say(f"reset: {removed} containers and the state in {state} are gone")
+
+
+async def _reset_contexts(options: Options, *, state: Path, say: Say) -> None:
+    """Clusters of the user's outlive the state, and so would the resources in them, held by our finalizer."""
+    names = cluster.used(state=state)
+    if names and options.kubernetes == "off":
+        say(f"reset: Tenant resources that were made in {', '.join(names)} stay there, as --kubernetes is off")
+        return
+    known = {context.name for context in cluster.contexts()[0]}
+    for name in names:
+        if name not in known:
+            say(f"reset: context {name} is not in the kubeconfig any more; if its cluster exists, resources stay there")
+            continue
+        async with postgres.running(state=state) as server:
+            url = SecretStr(await server.create_database(name="landlord"))
+            try:
+                removed = await remove_resources(database_url=url, context=name)
+            except LauncherError as error:
+                raise LauncherError(f"{error}; start that cluster, or leave them there with --kubernetes off") from None
+        say(f"reset: {removed} Tenant resources in context {name} are gone")

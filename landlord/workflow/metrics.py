@@ -29,3 +29,9 @@ RUN_SECONDS = Histogram(
     ["action"],
     buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600),
 )
+
+CALLBACKS = Counter(
+    "landlord_worker_callbacks",
+    "Ends of runs that this worker told the API, by result: ok, refused, failed, dropped (too many at once).",
+    ["result"],
+)

@@ -84,8 +84,7 @@ async def test_an_update_while_the_workers_are_away(world: World) -> None:
     await asyncio.sleep(1)
     answer = await world.submit(name, Replace(compute_config={"delay_seconds": 0}))
     assert answer.snapshot.tenant is not None
-    await world.installation.repository.wake()  # what the poll does every 30 s
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(20):  # the poll of what goes well is 30 s away
         while not (await world.installation.repository.load(name)).sent.cancel_requested_at:  # type: ignore[union-attr]
             await asyncio.sleep(0.02)
     await world.worker.start()

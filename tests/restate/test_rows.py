@@ -8,7 +8,8 @@ import orjson
 import pytest
 
 from landlord.workflow.provider import ExecutionState, WorkflowFailure
-from landlord.workflow.providers.restate import rows
+from landlord.workflow.providers.restate import ending, rows
+from landlord.workflow.providers.restate.engine import Answer
 
 OWN = WorkflowFailure(code="Quota", message="no more", permanent=True, step="apply", details={"limit": 3})
 
@@ -43,22 +44,51 @@ def row(status: str, **more: Any) -> dict[str, Any]:
     ],
 )
 def test_states(given: dict[str, Any], state: ExecutionState, code: str | None) -> None:
-    info = rows.info(given, digest=None, output="out")
+    info = rows.info(given, digest=None)
     assert (info.state, info.failure.code if info.failure else None) == (state, code)
-    assert info.output == ("out" if state is ExecutionState.SUCCEEDED else None)
     assert "10.0.0.1" not in str(info)
 
 
 def test_our_own_failure_comes_back_whole() -> None:
-    given = row(
-        "completed", completion_result="failure", completion_failure=f"[422] {orjson.dumps(OWN.to_json()).decode()}"
-    )
-    assert rows.info(given, digest=None, output=None).failure == OWN
+    body = orjson.dumps({"code": 422, "message": ending.message(OWN, digest="d")})
+    answer = Answer(status=422, body=body, source="invocation")
+    assert ending.read(answer) == ending.Ending(digest="d", failure=OWN)
+
+
+def test_an_output_comes_back_whole() -> None:
+    answer = Answer(status=200, body=ending.result({"a": [1]}, digest="d"), source=None)
+    assert ending.read(answer) == ending.Ending(digest="d", output={"a": [1]})
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "source"),
+    [
+        (470, {"code": 470, "message": "not completed yet"}, "ingress"),
+        (404, {"code": 404, "message": "not found"}, "ingress"),
+        (409, {"code": 409, "message": "cancelled"}, "invocation"),
+        (422, {"code": 422, "message": "somebody else's"}, "invocation"),
+        (422, {"code": 422, "message": ending.message(OWN, digest="d")}, "ingress"),
+        (422, {"code": 422, "message": "{}"}, "invocation"),
+        (422, "no object", "invocation"),
+        (200, {"output": "of another worker"}, None),
+        (200, "no object", None),
+    ],
+)
+def test_what_is_no_end_by_our_workers_word(status: int, body: Any, source: str | None) -> None:
+    assert ending.read(Answer(status=status, body=orjson.dumps(body), source=source)) is None
+
+
+def test_a_failure_that_is_no_json() -> None:
+    strange = WorkflowFailure(code="Strange", message="x", details={"what": object()})
+    body = orjson.dumps({"message": ending.message(strange, digest="d")})
+    read = ending.read(Answer(status=422, body=body, source="invocation"))
+    assert read is not None
+    assert (read.digest, read.failure.code if read.failure else None) == ("d", "InternalError")
 
 
 def test_the_next_retry_is_told_while_backing_off() -> None:
     given = row("backing-off", retry_count=7, next_retry_at="2026-11-21T04:27:01.742Z")
-    info = rows.info(given, digest="d", output=None)
+    info = rows.info(given, digest="d")
     assert info.attempt == 7
     assert info.next_retry_at is not None
     assert info.next_retry_at.tzinfo is not None

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any
-
-import orjson
 
 from landlord.settings import ConfigurationError, Settings
 from landlord.workflow.execution import Execute, Worker
 from landlord.workflow.provider import (
     ExecutionInfo,
     ExecutionNotFound,
+    ExecutionState,
     InvalidRequest,
     ProviderUnavailable,
     TriggerResult,
@@ -21,12 +20,14 @@ from landlord.workflow.provider import (
     WorkflowProvider,
     WorkflowRequest,
 )
-from landlord.workflow.providers.restate import rows
-from landlord.workflow.providers.restate.endings import endings
+from landlord.workflow.providers.restate import ending, rows
+from landlord.workflow.providers.restate.endings import IDLE, SHORTEST, endings
 from landlord.workflow.providers.restate.engine import Engine
 
 REMEMBERED = 20_000
 """Runs whose id at Restate's and whose digest are kept in mind, so that nothing is searched for by key again."""
+FEW = 8
+"""So many runs are asked one by one whether they have ended, before the slower question what they do."""
 _ID = re.compile(r"[A-Za-z0-9-]+")
 
 
@@ -82,17 +83,16 @@ class RestateProvider(WorkflowProvider):
         return TriggerResult(execution_id=request.execution_id, created=created, digest=digest, native_id=native)
 
     async def get_many(self, execution_ids: Sequence[str]) -> dict[str, ExecutionInfo]:
-        found = await self._rows(execution_ids)
-        unread = [row["id"] for row in found.values() if _life(row) not in self._known.digests]
-        read, outputs = await asyncio.gather(self._digests(unread), self._outputs(found))
-        for row in found.values():
-            if row["id"] in read:
-                self._known.digests[_life(row)] = read[row["id"]]
-        self._known.trim()
-        return {
-            name: rows.info(row, digest=self._known.digests.get(_life(row)), output=outputs.get(name))
-            for name, row in found.items()
+        ended = await self._ended(execution_ids) if len(execution_ids) <= FEW else {}
+        found = await self._rows([name for name in execution_ids if name not in ended])
+        ended |= await self._ended([name for name, row in found.items() if row["status"] == "completed"])
+        others = {name: row for name, row in found.items() if name not in ended}
+        await self._learn_digests(others.values())
+        # What succeeded without saying what was run is not of our worker's making.
+        digests = {
+            name: None if rows.succeeded(row) else self._known.digests.get(_life(row)) for name, row in others.items()
         }
+        return ended | {name: rows.info(row, digest=digests[name]) for name, row in others.items()}
 
     async def cancel(self, execution_id: str, *, reason: str, force: bool = False) -> None:
         """Restate keeps no ``reason``. A run whose worker is away takes the wish and ends when one is back, unless
@@ -109,7 +109,8 @@ class RestateProvider(WorkflowProvider):
             raise ProviderUnavailable(f"restate: the admin API does not cancel ({answer.status})")
 
     def completions(self) -> AsyncIterator[str]:
-        return endings(self._engine, service=self._service)
+        idle = IDLE if self._settings.callback_url else SHORTEST
+        return endings(self._engine, service=self._service, idle=idle)
 
     def worker(self, execute: Execute) -> Worker:
         try:
@@ -141,18 +142,30 @@ class RestateProvider(WorkflowProvider):
         read = {row["id"]: rows.digest(row) for row in await self._engine.query(rows.digests(ids))}
         return {name: digest for name, digest in read.items() if digest is not None}
 
-    async def _outputs(self, found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-        names = [name for name, row in found.items() if rows.succeeded(row)]
-        return dict(zip(names, await asyncio.gather(*map(self._output, names)), strict=True))
+    async def _learn_digests(self, found: Iterable[Mapping[str, Any]]) -> None:
+        unread = [row for row in found if _life(row) not in self._known.digests]
+        read = await self._digests([row["id"] for row in unread])
+        self._known.digests.update((_life(row), read[row["id"]]) for row in unread if row["id"] in read)
+        self._known.trim()
 
-    async def _output(self, execution_id: str) -> Any:
-        answer = await self._engine.ingress("GET", f"/restate/workflow/{self._service}/{execution_id}/output")
-        if answer.status != 200:
-            raise ProviderUnavailable(f"restate: the output of a run cannot be read ({answer.status})")
-        try:
-            return orjson.loads(answer.body)
-        except orjson.JSONDecodeError:
-            raise ProviderUnavailable("restate: the output of a run is no JSON") from None
+    async def _ended(self, execution_ids: Iterable[str]) -> dict[str, ExecutionInfo]:
+        """Those among these runs that have ended by our worker's word."""
+        wanted = sorted({name for name in execution_ids if _ID.fullmatch(name)})
+        paths = (f"/restate/workflow/{self._service}/{name}/output" for name in wanted)
+        answers = await asyncio.gather(*(self._engine.ingress("GET", path) for path in paths))
+        read = {name: ending.read(answer) for name, answer in zip(wanted, answers, strict=True)}
+        return {
+            name: ExecutionInfo(
+                execution_id=name,
+                state=ExecutionState.SUCCEEDED if found.failure is None else ExecutionState.FAILED,
+                digest=found.digest,
+                failure=found.failure,
+                output=found.output,
+                native_id=self._known.ids.get(name),
+            )
+            for name, found in read.items()
+            if found is not None
+        }
 
 
 class _Memory:

@@ -10,8 +10,6 @@ from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-import orjson
-
 from landlord.workflow.provider import ExecutionInfo, ExecutionState, WorkflowFailure
 
 HANDLER = "run"
@@ -19,8 +17,7 @@ DIGEST_HEADER = "x-landlord-digest"
 """Sent with each trigger: Restate records the headers of an invocation, so whose it is can be read at once."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 CANCEL_CODE = 409
-FAILURE_CODE = 422
-"""Status codes of the terminal errors that end a run."""
+"""Status code of the terminal error that ends a cancelled or killed run."""
 
 _STATES = {
     "scheduled": ExecutionState.PENDING,
@@ -79,6 +76,14 @@ def ends_since(name: str, when: datetime) -> str:
     )
 
 
+def troubled(name: str) -> str:
+    """The runs of service ``name`` that back off or are paused. The server looks at every invocation it keeps."""
+    return (
+        f"select target_service_key from sys_invocation where {_ours(name)}"  # noqa: S608 - quoted
+        " and status in ('backing-off', 'paused')"
+    )
+
+
 def digests(ids: Collection[str]) -> str:
     """The digest header of these runs, from the first entry of their journals: name, a tag, the length (64), value."""
     name = DIGEST_HEADER.encode().hex()
@@ -98,8 +103,8 @@ def digest(row: Mapping[str, Any]) -> str | None:
     return found if _DIGEST.fullmatch(found) else None
 
 
-def info(row: Mapping[str, Any], *, digest: str | None, output: Any) -> ExecutionInfo:
-    """One row of :func:`runs_by_id` or :func:`runs_by_key`."""
+def info(row: Mapping[str, Any], *, digest: str | None) -> ExecutionInfo:
+    """One row of :func:`runs_by_id` or :func:`runs_by_key`, without its output."""
     state, failure = _state(row)
     return ExecutionInfo(
         execution_id=row["target_service_key"],
@@ -107,7 +112,6 @@ def info(row: Mapping[str, Any], *, digest: str | None, output: Any) -> Executio
         digest=digest,
         attempt=max(1, row.get("retry_count") or 1),
         failure=failure,
-        output=output if state is ExecutionState.SUCCEEDED else None,
         native_id=row["id"],
         next_retry_at=time(row.get("next_retry_at")) if state is ExecutionState.RETRYING else None,
     )
@@ -133,11 +137,6 @@ def _ending(text: str) -> tuple[ExecutionState, WorkflowFailure]:
     code, message = (int(found[1]), found[2]) if found else (0, "")
     if code == CANCEL_CODE and message in ("cancelled", "killed"):
         return ExecutionState.CANCELLED, WorkflowFailure(code="Cancelled", message=message)
-    if code == FAILURE_CODE:
-        try:
-            return ExecutionState.FAILED, WorkflowFailure.from_json(orjson.loads(message))
-        except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
-            pass
     return ExecutionState.FAILED, WorkflowFailure(code="EngineFailure", message=f"Restate ended the run with {code}")
 
 

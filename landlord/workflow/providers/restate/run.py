@@ -17,9 +17,11 @@ from restate.exceptions import RetryableError
 from restate.serde import BytesSerde, Serde
 from restate.server_context import DisconnectedException
 
+from landlord import canonical
 from landlord.workflow.execution import Execute
 from landlord.workflow.provider import RunFailed, WorkflowFailure
-from landlord.workflow.providers.restate.rows import CANCEL_CODE, FAILURE_CODE
+from landlord.workflow.providers.restate import ending
+from landlord.workflow.providers.restate.rows import CANCEL_CODE
 
 _BYTES: Serde[Any] = BytesSerde()
 _log = structlog.get_logger(__name__)
@@ -44,13 +46,14 @@ class Run:
             self._task.cancel()
 
     async def __call__(self, payload: bytes) -> bytes:
-        """The run's output, JSON. Raises ``TerminalError`` where the run ends otherwise."""
+        """The run's result. Raises ``TerminalError`` where the run ends otherwise."""
+        digest = canonical.digest(payload)
         log = _log.bind(execution_id=self._context.key())
         try:
-            output = orjson.dumps(await self._execute(payload, self.step))
+            output = ending.result(await self._execute(payload, self.step), digest=digest)
         except RunFailed as error:
             log.info("run ended", state="failed", code=error.failure.code)
-            raise _terminal(error.failure) from None
+            raise _terminal(error.failure, digest=digest) from None
         except asyncio.CancelledError:
             if self._cancelled:
                 log.info("run ended", state="cancelled")
@@ -64,7 +67,7 @@ class Run:
             raise
         except Exception as error:
             log.exception("run broke off")
-            raise _terminal(_unexpected(error)) from None
+            raise _terminal(_unexpected(error), digest=digest) from None
         log.info("run ended", state="succeeded")
         return output
 
@@ -104,9 +107,5 @@ def _unexpected(error: Exception, *, step: str | None = None) -> WorkflowFailure
     return WorkflowFailure(code="InternalError", message=f"unexpected {type(error).__name__}", step=step)
 
 
-def _terminal(failure: WorkflowFailure) -> TerminalError:
-    try:
-        text = orjson.dumps(failure.to_json())
-    except TypeError:  # a provider put in what is no JSON
-        text = orjson.dumps(WorkflowFailure(code="InternalError", message="the failure is no JSON").to_json())
-    return TerminalError(text.decode(), status_code=FAILURE_CODE)
+def _terminal(failure: WorkflowFailure, *, digest: str = "") -> TerminalError:
+    return TerminalError(ending.message(failure, digest=digest), status_code=ending.FAILURE_CODE)

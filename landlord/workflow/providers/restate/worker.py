@@ -19,10 +19,11 @@ import structlog
 from hypercorn.asyncio.run import worker_serve
 from hypercorn.config import Config, Sockets
 from hypercorn.utils import wrap_app
-from restate import InvocationRetryPolicy, Workflow, WorkflowContext
+from restate import InvocationRetryPolicy, TerminalError, Workflow, WorkflowContext
 from restate.serde import BytesSerde
 
 from landlord.settings import ConfigurationError, Settings
+from landlord.workflow.callback import Callbacks
 from landlord.workflow.execution import Execute
 from landlord.workflow.provider import ProviderUnavailable
 from landlord.workflow.providers.restate import rows
@@ -66,11 +67,17 @@ class RestateWorker:
         self._bind = f"{_host(settings.restate_worker_host)}:{settings.restate_worker_port}"
         self._url = settings.restate_worker_url or f"http://{self._bind}"
         self._runs: set[Run] = set()
-        self._calls: set[asyncio.Task[Any]] = set()
+        self._calls: dict[asyncio.Task[Any], str] = {}
+        """Restate's calls under way, and the run that has ended in each ('' for none)."""
+        self._callbacks = Callbacks(settings=settings)
         self._closing = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
         """See :class:`landlord.workflow.execution.Worker`. Raises ``ConfigurationError`` if it cannot listen."""
+        async with self._callbacks.running():
+            await self._run(stop)
+
+    async def _run(self, stop: asyncio.Event) -> None:
         self._slots = asyncio.Semaphore(self._settings.worker_concurrency)
         endpoint = restate.app(
             services=[self._workflow()], identity_keys=list(self._settings.restate_worker_identity_keys)
@@ -129,9 +136,14 @@ class RestateWorker:
             run = Run(context, execute=self._execute, slots=self._slots)
             self._runs.add(run)
             try:
-                return await run(payload)
+                output = await run(payload)
+            except TerminalError:
+                self._ended(context.key())
+                raise
             finally:
                 self._runs.discard(run)
+            self._ended(context.key())
+            return output
 
         return workflow
 
@@ -154,13 +166,21 @@ class RestateWorker:
                 return
             task = asyncio.current_task()
             assert task is not None
-            self._calls.add(task)
+            self._calls[task] = ""
             try:
                 await endpoint(scope, receive, send)
             finally:
-                self._calls.discard(task)
+                # Only now does Restate know of an end.
+                if ended := self._calls.pop(task):
+                    self._callbacks.send(ended)
 
         return app
+
+    def _ended(self, execution_id: str) -> None:
+        """The SDK runs a handler in the task of the call."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._calls[task] = execution_id
 
     async def _drain(self) -> None:
         """Let what runs come to its end; hand back what does not in time."""
