@@ -65,6 +65,7 @@ memory-limit = "256.0 MiB"
 [bifrost]
 record-cache-memory-size = "32.0 MiB"
 """
+_IDENTITY_KEY = "request-identity-private-key-pem-file"
 
 
 def cache() -> Path:
@@ -136,10 +137,11 @@ async def _install(npm: str, target: Path) -> None:
 class RestateServer:
     """One server and its data. Made by :func:`running`; it can be stopped, killed and started again where it was."""
 
-    def __init__(self, *, program: Path, folder: Path, nice: int) -> None:
+    def __init__(self, *, program: Path, folder: Path, nice: int, identity_key: Path | None = None) -> None:
         self._program = program
         self._folder = folder
         self._nice = nice
+        self._identity_key = identity_key
         self._ports = {name: free_port() for name in ("ingress", "admin", "node")}
         self._child: Child | None = None
 
@@ -154,7 +156,8 @@ class RestateServer:
     async def start(self) -> None:
         """Start it and return when it takes runs. Raises :class:`LauncherError`."""
         configuration = self._folder / "restate.toml"
-        configuration.write_text(_CONFIGURATION.format(**self._ports))
+        identity = "" if self._identity_key is None else f'{_IDENTITY_KEY} = "{self._identity_key}"\n'
+        configuration.write_text(identity + _CONFIGURATION.format(**self._ports))
         self._child = await processes.start(
             [self._program, "--config-file", configuration, "--no-logo"],
             name="restate-server",
@@ -195,15 +198,17 @@ class RestateServer:
 
 
 @asynccontextmanager
-async def running(*, state: Path, nice: int = 0) -> AsyncIterator[RestateServer]:
-    """A server with its data below the folder ``state``, kept for the next time.
+async def running(*, state: Path, nice: int = 0, identity_key: Path | None = None) -> AsyncIterator[RestateServer]:
+    """A server with its data below the folder ``state``, kept for the next time. ``identity_key`` is a PEM file with
+    the Ed25519 key that it signs its calls of workers with.
 
     Raises :class:`Unavailable` if the machine cannot have one, :class:`LauncherError` if another process has ``state``.
     """
     state = folders.existing(state)
     with folders.held(state / "restate.lock", what=f"the Restate data of {state}"):
         program = await find_or_install()
-        server = RestateServer(program=program, folder=folders.private(state / "restate"), nice=nice)
+        folder = folders.private(state / "restate")
+        server = RestateServer(program=program, folder=folder, nice=nice, identity_key=identity_key)
         try:
             await server.start()
             yield server
