@@ -41,7 +41,9 @@ from landlord.settings import ConfigurationError
     help="Cluster: a context of the kubeconfig, a private control plane, or none. auto takes the current context only"
     " when it is plainly a local one, else a private one.",
 )
-@click.option("--reset", is_flag=True, help="First remove the tenants' containers and the state of earlier runs.")
+@click.option(
+    "--reset", is_flag=True, help="First remove the tenants' containers and resources and the state of earlier runs."
+)
 def dev(*, port: int, state_dir: Path, workflow: str, compute: str, kubernetes: str, reset: bool) -> None:
     """Run all of Landlord here: Postgres, API, worker, operator, and a Kubernetes API server.
 

@@ -51,3 +51,23 @@ def contexts(environment: Mapping[str, str] = os.environ) -> tuple[list[Context]
         return found, config.get("current-context") or None
     except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError):
         return [], None
+
+
+def used(*, state: Path) -> list[str]:
+    """The contexts that have got resources of this state's tenants."""
+    file = _file(state)
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def remember(name: str, *, state: Path) -> None:
+    """Before it gets the first one."""
+    if name not in (names := used(state=state)):
+        _file(state).write_text("".join(f"{each}\n" for each in (*names, name)))
+
+
+def forget(*, state: Path) -> None:
+    _file(state).unlink(missing_ok=True)
+
+
+def _file(state: Path) -> Path:
+    return state / "contexts"

@@ -217,6 +217,7 @@ def _kubeconfig(options: Options, *, state: Path) -> dict[str, str]:
         return {"LANDLORD_KUBERNETES_MIRROR": "false"}
     context = _context(options)
     if context is not None:
+        cluster.remember(context.name, state=state)
         return {"LANDLORD_KUBERNETES_CONTEXT": context.name}
     kubeconfig = state / "kubeconfig"
     if not kubeconfig.exists():  # the first time there is nothing to read yet: the operator makes the mirrors
@@ -246,7 +247,6 @@ async def _cluster(parts: _Parts) -> dict[str, str] | None:
     context = _context(options)
     if context is not None:
         await definition.apply(context=context.name, kubeconfig=None)
-        cluster.remember(context.name, state=options.state)
         parts.say(f"kubernetes: context {context.name}")
         return {"LANDLORD_KUBERNETES_CONTEXT": context.name}
     binaries = await kubernetes_binaries.find_or_build(progress=lambda line: parts.say(f"kubernetes: {line}"))

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -18,7 +19,11 @@ import aiohttp
 import psutil
 import pytest
 import yaml
+from fixtures.kubernetes import binaries
 from fixtures.warm import free_port
+
+from landlord.dev import controlplane
+from landlord.dev.controlplane import ControlPlane
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -109,13 +114,7 @@ async def test_both_doors_with_docker_over_a_restart(
         assert "compute: docker by default" in running.output
         status, _ = await running.request("POST", "/api/tenants", {"id": "by-rest", "compute_config": config})
         assert status == 202
-        resource = {
-            "apiVersion": "landlord.dev/v1alpha1",
-            "kind": "Tenant",
-            "metadata": {"name": "by-kubectl"},
-            "spec": {"computeConfig": config},
-        }
-        await running.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(resource))
+        await running.kubectl("apply", "-f", "-", stdin=_resource("by-kubectl", config))
         await running.kubectl("wait", "--for=condition=Ready", "tenant/by-kubectl", "--timeout=60s")
         for tenant in ("by-rest", "by-kubectl"):
             record = await running.record(tenant, status="ready")
@@ -151,17 +150,122 @@ async def _containers(host: str, tenant: str) -> list[str]:
     return out.decode().split()
 
 
-async def test_nothing_is_left_when_it_is_killed(control_plane: object, component_folder: Path) -> None:
+async def test_both_doors_on_restate_over_a_restart(
+    restate_server: object, control_plane: object, component_folder: Path
+) -> None:
+    """The same tenants; what runs goes on at the address it began at; a clean stop."""
     state = component_folder / "state"
-    async with dev("--kubernetes", "embedded", "--compute", "mock", state=state, environment={}) as running:
+    arguments = ("--workflow", "restate", "--kubernetes", "embedded", "--compute", "mock")
+    async with dev(*arguments, state=state, environment={}) as running:
+        await running.says("ready: ", seconds=120)
+        status, _ = await running.request("POST", "/api/tenants", {"id": "by-rest", "compute_config": {}})
+        assert status == 202
+        await running.kubectl("apply", "-f", "-", stdin=_resource("by-kubectl", {}))
+        for tenant in ("by-rest", "by-kubectl"):
+            await running.record(tenant, status="ready")
+            await running.kubectl("wait", "--for=create", f"tenant/{tenant}", "--timeout=30s")
+            await running.kubectl("wait", "--for=condition=Ready", f"tenant/{tenant}", "--timeout=60s")
+        await running.request("POST", "/api/tenants", {"id": "slow", "compute_config": {"delay_seconds": 10}})
+        await running.record("slow", status="provisioning")
+        workers = await _addresses(running)
+        assert len(workers) == 1
+        tree = running.tree()
+        began = time.monotonic()
+        running.process.send_signal(signal.SIGINT)
+        assert await running.process.wait() == 0, running.output
+        assert time.monotonic() - began < 15
+        assert [each for each in tree if each.is_running()] == []
+    async with dev(*arguments, state=state, environment={}) as running:
+        await running.says("ready: ", seconds=60)
+        assert await _addresses(running) == workers
+        listed = json.loads(await running.kubectl("get", "tenants", "-o", "json"))
+        assert {item["metadata"]["name"] for item in listed["items"]} >= {"by-rest", "by-kubectl"}
+        record = await running.record("slow", status="ready")
+        assert record["generation"] == 1
+        executions = (await running.request("GET", "/api/tenants/slow/executions"))[1]["executions"]
+        assert [each["execution_id"] for each in executions] == ["tenant-slow-provision", "tenant-slow-plan"]
+        assert (await running.request("DELETE", "/api/tenants/by-kubectl"))[0] == 202
+        await running.kubectl("wait", "--for=delete", "tenant/by-kubectl", "--timeout=60s")
+        await running.kubectl("delete", "tenant", "by-rest", "--timeout=60s")
+        for tenant in ("by-kubectl", "by-rest"):
+            await running.record(tenant, status="deleted")
+
+
+def _resource(name: str, config: dict[str, Any]) -> str:
+    return yaml.safe_dump(
+        {
+            "apiVersion": "landlord.dev/v1alpha1",
+            "kind": "Tenant",
+            "metadata": {"name": name},
+            "spec": {"computeConfig": config},
+        }
+    )
+
+
+async def _addresses(running: Dev) -> list[str]:
+    """Of the workers that its Restate server knows."""
+    admin = re.search(r"admin (http://[0-9.:]+)", running.output)
+    assert admin is not None
+    async with aiohttp.ClientSession() as session, session.get(f"{admin[1]}/deployments") as answer:
+        return [each["uri"] for each in (await answer.json())["deployments"]]
+
+
+async def test_reset_takes_its_resources_out_of_a_users_cluster(
+    control_plane: object, postgres: str, component_folder: Path
+) -> None:
+    """Nothing would ever take away the finalizer that holds them; what is not this installation's stays."""
+    state = component_folder / "state"
+    async with controlplane.running(binaries=binaries(), state=component_folder / "cluster") as users:
+        environment = {"KUBECONFIG": str(users.kubeconfig), "LANDLORD_DOCKER_HOST": "unix:///nonexistent"}
+        async with dev("--compute", "mock", state=state, environment=environment) as running:
+            await running.says("ready: ", seconds=120)
+            assert f"kubernetes: context {controlplane.CONTEXT}" in running.output
+            await running.request("POST", "/api/tenants", {"id": "by-rest", "compute_config": {}})
+            await _kubectl(users, "apply", "-f", "-", stdin=_resource("by-kubectl", {}))
+            for tenant in ("by-rest", "by-kubectl"):
+                await _kubectl(users, "wait", "--for=create", f"tenant/{tenant}", "--timeout=30s")
+                await _kubectl(users, "wait", "--for=condition=Ready", f"tenant/{tenant}", "--timeout=60s")
+        await _kubectl(users, "apply", "-f", "-", stdin=_resource("stranger", {}))
+        await _kubectl(users, "delete", "tenant", "by-rest", "--wait=false")
+        reset = ("--reset", "--compute", "mock")
+        await users.stop_api()
+        async with dev(*reset, state=state, environment=environment) as running:
+            assert await asyncio.wait_for(running.process.wait(), 90) != 0
+            assert f"cannot remove the Tenant resources in context {controlplane.CONTEXT}" in running.output
+            assert "--kubernetes off" in running.output
+        await users.start_api()
+        async with dev(*reset, state=state, environment=environment) as running:
+            await running.says(f"reset: 2 Tenant resources in context {controlplane.CONTEXT} are gone", seconds=60)
+        assert await _kubectl(users, "get", "tenants", "-o", "name") == "tenant.landlord.dev/stranger\n"
+
+
+async def _kubectl(plane: ControlPlane, *arguments: str, stdin: str = "") -> str:
+    process = await asyncio.create_subprocess_exec(
+        *("kubectl", f"--kubeconfig={plane.kubeconfig}", *arguments), stdin=-1, stdout=-1, stderr=-1
+    )
+    out, error = await process.communicate(stdin.encode())
+    assert process.returncode == 0, error.decode()
+    return out.decode()
+
+
+@pytest.mark.parametrize("workflow", ["local", "restate"])
+async def test_nothing_is_left_when_it_is_killed(
+    workflow: str, request: pytest.FixtureRequest, control_plane: object, component_folder: Path
+) -> None:
+    if workflow == "restate":
+        request.getfixturevalue("restate_server")
+    state = component_folder / "state"
+    arguments = ("--workflow", workflow, "--compute", "mock")
+    async with dev("--kubernetes", "embedded", *arguments, state=state, environment={}) as running:
         await running.says("ready: ", seconds=120)
         tree = running.tree()
         assert len(tree) > 5
+        assert any(each.name() == "restate-server" for each in tree) == (workflow == "restate")
         running.process.kill()
         await running.process.wait()
         _, alive = await asyncio.to_thread(psutil.wait_procs, tree, 3)
         assert [process.name() for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
-    async with dev("--kubernetes", "off", "--compute", "mock", state=state, environment={}) as running:
+    async with dev("--kubernetes", "off", *arguments, state=state, environment={}) as running:
         await running.says("ready: ", seconds=60)
 
 
