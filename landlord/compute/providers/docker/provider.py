@@ -9,7 +9,7 @@ first and started again if the new one does not start. :meth:`DockerProvider.ret
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import structlog
@@ -149,7 +149,7 @@ class DockerProvider(ComputeProvider):
         )
         for _ in range(CREATE_TRIES):
             try:
-                created = await self._engine.inspect(await self._engine.create(body, name=name))
+                return await _whole(self._create_fenced(spec, body, name=name))
             except ImageAbsent:
                 await self._engine.pull(config["image"])
                 continue
@@ -159,15 +159,17 @@ class DockerProvider(ComputeProvider):
                 if theirs:
                     return theirs[-1]
                 await asyncio.sleep(DESTROY_PAUSE)  # the one of that name is being removed
-                continue
-            try:
-                # Another worker may have made a newer generation since the first look.
-                self._fence(spec, (await self._engine.generations(self._owner(spec.tenant_id))).values())
-            except NewerGeneration:
-                await self._engine.remove(created.id)
-                raise
-            return created
         raise ComputeError(f"cannot create the container: the name {name} is taken, or its image vanishes")
+
+    async def _create_fenced(self, spec: ComputeSpec, body: Mapping[str, Any], *, name: str) -> Found:
+        """Another worker may have made a newer generation since the first look: then nothing is left of this one."""
+        created = await self._engine.inspect(await self._engine.create(body, name=name))
+        try:
+            self._fence(spec, (await self._engine.generations(self._owner(spec.tenant_id))).values())
+        except NewerGeneration:
+            await self._engine.remove(created.id)
+            raise
+        return created
 
     async def _start(self, own: Found, *, others: Sequence[Found]) -> None:
         """Make it run. Where it cannot be started it is removed, and what was stopped for it is started again."""
@@ -229,6 +231,16 @@ class DockerProvider(ComputeProvider):
         existing = max(generations, default=0)
         if existing > spec.generation:
             raise NewerGeneration(tenant_id=spec.tenant_id, asked=spec.generation, existing=existing)
+
+
+async def _whole(doing: Coroutine[Any, Any, Found]) -> Found:
+    """Cancelled, it is still done to its end first: a worker that has lost its run hears of it in the midst of this."""
+    task = asyncio.ensure_future(doing)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.gather(task, return_exceptions=True)
+        raise
 
 
 def _up_to(generation: int, generations: Mapping[str, int]) -> list[str]:
