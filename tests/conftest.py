@@ -14,4 +14,5 @@ pytest_plugins = [
     "fixtures.kubernetes",
     "fixtures.docker",
     "fixtures.restate",
+    "fixtures.engines",
 ]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
-from fixtures.rest import Rest, serving
+from fixtures.engines import shared
+from fixtures.rest import Rest, serving, serving_on
 from pydantic import SecretStr
 
 from landlord.settings import Settings
@@ -24,7 +25,13 @@ def settings(database_url: str) -> Settings:
 
 
 @pytest.fixture
-async def rest(settings: Settings) -> AsyncIterator[Rest]:
-    """On a mock engine in which every run stays running until the test ends it."""
-    async with serving(settings) as served:
+async def rest(request: pytest.FixtureRequest, settings: Settings) -> AsyncIterator[Rest]:
+    """On a mock engine in which every run stays as it is until the test ends it, or on those of ``on_each_engine``."""
+    name = getattr(request, "param", "mock")
+    if name == "mock":
+        async with serving(settings) as served:
+            yield served
+        return
+    own = settings.model_copy(update={"database_url": SecretStr(request.getfixturevalue("test_database_url"))})
+    async with shared(name, request) as engine, serving_on(engine, own) as served:
         yield served

@@ -7,12 +7,11 @@ from typing import Any
 
 import psycopg
 import pytest
-from fixtures.rest import Rest, reconciling, serving, unique, working
+from fixtures.rest import Rest, on_each_engine, reconciling, serving, unique
 from psycopg.rows import dict_row
 
 from landlord.settings import Settings
 from landlord.workflow.provider import TriggerResult, WorkflowRequest
-from landlord.workflow.providers.local import LocalProvider
 from landlord.workflow.providers.mock import Fail, MockProvider, Stay, Succeed
 
 CONFIG = {"image": "app:1"}
@@ -29,11 +28,12 @@ async def rows(settings: Settings, statement: str, *parameters: Any) -> list[dic
         return await cursor.fetchall() if cursor.description else []
 
 
-async def test_status_and_id_are_written_together(rest: Rest, settings: Settings) -> None:
+@on_each_engine
+async def test_status_and_id_are_written_together(rest: Rest) -> None:
     """Scenario: Workflow execution ID set on API trigger"""
     name = await rest.create()
     [found] = await rows(
-        settings,
+        rest.installation.settings,
         """select t.status, t.workflow_execution_id, t.revision, t.xmin::text = e.xmin::text as together
         from tenants t join executions e on e.tenant_id = t.id where t.id = %s""",
         name,
@@ -46,10 +46,10 @@ async def test_status_and_id_are_written_together(rest: Rest, settings: Settings
     }
 
 
-async def test_the_id_is_there_until_ready(settings: Settings) -> None:
+@on_each_engine
+async def test_the_id_is_there_until_ready(rest: Rest) -> None:
     """Scenario: Workflow execution ID preserved across status transitions"""
-    engine = LocalProvider(settings=settings)
-    async with serving(settings, engine=engine) as rest, working(settings, rest.installation):
+    async with rest.going_on():
         name = await rest.create(compute_config={"delay_seconds": 0.2})
         seen: list[tuple[str, str | None]] = []
         async with asyncio.timeout(20):
@@ -66,6 +66,7 @@ async def test_the_id_is_there_until_ready(settings: Settings) -> None:
         assert ("provisioning", f"tenant-{name}-provision") in seen
 
 
+@on_each_engine
 async def test_the_id_goes_when_ready_and_history_keeps_it(rest: Rest) -> None:
     """Scenario: Workflow execution ID cleared on completion"""
     name = await rest.ready()
@@ -78,6 +79,7 @@ async def test_the_id_goes_when_ready_and_history_keeps_it(rest: Rest) -> None:
     assert {event["execution_id"] for event in events} >= {f"tenant-{name}-plan", f"tenant-{name}-provision"}
 
 
+@on_each_engine
 async def test_an_active_tenant_names_its_run(rest: Rest) -> None:
     """Scenario: Tenant with active workflow returns execution ID"""
     name = await rest.create()
@@ -86,6 +88,7 @@ async def test_an_active_tenant_names_its_run(rest: Rest) -> None:
     assert listed["workflow_execution_id"] == f"tenant-{name}-plan"
 
 
+@on_each_engine
 async def test_an_idle_tenant_names_none(rest: Rest) -> None:
     """Scenario: Tenant without workflow returns null execution ID"""
     name = await rest.ready()
@@ -133,6 +136,7 @@ async def test_the_controller_runs_a_failed_action_again(rest: Rest) -> None:
         assert record["workflow"]["retry_count"] == 1
 
 
+@on_each_engine
 async def test_a_clients_retry_takes_another_id(rest: Rest) -> None:
     """Scenario: API overwrites execution ID on retry
 
@@ -140,17 +144,17 @@ async def test_a_clients_retry_takes_another_id(rest: Rest) -> None:
     """
     # A POST that was answered 500: the same run gets through, and its id is shown.
     name = unique()
-    rest.mock.unavailable(times=1)
     body = {"id": name, "compute_config": CONFIG}
-    assert (await rest.post("/api/tenants", body)).status == 500
+    async with rest.doors.cut():
+        assert (await rest.post("/api/tenants", body)).status == 500
     assert (await rest.record(name))["workflow_execution_id"] is None
     again = await rest.post("/api/tenants", body)
     assert (again.status, again["workflow_execution_id"]) == (202, f"tenant-{name}-plan")
     # A PUT that was answered 500.
     ready = await rest.ready()
-    rest.mock.unavailable(times=1)
     body = {"compute_config": {"image": "app:2"}}
-    assert (await rest.put(f"/api/tenants/{ready}", body)).status == 500
+    async with rest.doors.cut():
+        assert (await rest.put(f"/api/tenants/{ready}", body)).status == 500
     again = await rest.put(f"/api/tenants/{ready}", body)
     assert (again.status, again["workflow_execution_id"]) == (202, f"tenant-{ready}-update")
     assert again["generation"] == 2
@@ -159,46 +163,47 @@ async def test_a_clients_retry_takes_another_id(rest: Rest) -> None:
     assert (again.status, again["workflow_execution_id"]) == (202, f"tenant-{name}-delete")
     # A run that failed: the next id.
     failed = await rest.failed()
+    run = (await rest.executions(failed))[-1]["execution_id"]
     again = await rest.post(f"/api/tenants/{failed}/retry")
-    assert (again.status, again["workflow_execution_id"]) == (202, f"tenant-{failed}-plan-2")
+    assert (again.status, again["workflow_execution_id"]) == (202, f"{run}-2")
 
 
+@on_each_engine
 async def test_the_id_of_a_plan(rest: Rest) -> None:
     """Scenario: Plan workflow execution ID format"""
     reply = await rest.post("/api/tenants", {"id": "my-app", "compute_config": CONFIG})
     assert reply["workflow_execution_id"] == "tenant-my-app-plan"
-    # The same tenant goes through the two scenarios that follow.
-    rest.mock.finish("tenant-my-app-plan", Succeed(output={}))
-    await rest.installation.reconciler().reconcile("my-app")
-    assert (await rest.record("my-app"))["workflow_execution_id"] == "tenant-my-app-provision"
 
 
+@on_each_engine
 async def test_the_id_of_a_provision(rest: Rest) -> None:
     """Scenario: Provision workflow execution ID format"""
-    name = await rest.create()
-    rest.mock.finish(f"tenant-{name}-plan", Succeed(output={}))
-    await rest.installation.reconciler().reconcile(name)
-    assert (await rest.record(name))["workflow_execution_id"] == f"tenant-{name}-provision"
+    name = await rest.create(compute_config={"delay_seconds": 1})
+    async with rest.going_on():
+        record = await rest.until(name, "provisioning", "ready")
+        assert record["workflow_execution_id"] in (f"tenant-{name}-provision", None)
     [run] = [run for run in await rest.executions(name) if run["action"] == "provision"]
     assert (run["execution_id"], run["trigger_source"]) == (f"tenant-{name}-provision", "controller")
 
 
+@on_each_engine
 async def test_the_id_of_an_update(rest: Rest) -> None:
     """Scenario: Update workflow execution ID format"""
     name = await rest.ready()
     reply = await rest.put(f"/api/tenants/{name}", {"compute_config": CONFIG})
     assert reply["workflow_execution_id"] == f"tenant-{name}-update"
-    rest.mock.finish(f"tenant-{name}-update", Succeed(output={}))
-    await rest.installation.reconciler().reconcile(name)
+    async with rest.going_on():
+        await rest.until(name, "ready")
     reply = await rest.put(f"/api/tenants/{name}", {"compute_config": CONFIG})
     assert reply["workflow_execution_id"] == f"tenant-{name}-update-2"
 
 
-async def test_one_transaction(rest: Rest, settings: Settings) -> None:
+@on_each_engine
+async def test_one_transaction(rest: Rest) -> None:
     """Scenario: Transaction commits both fields"""
     name = await rest.create()
     [found] = await rows(
-        settings,
+        rest.installation.settings,
         """select count(distinct transaction) as transactions, count(*) as rows from (
             select xmin::text as transaction from tenants where id = %s
             union all select xmin::text from executions where tenant_id = %s

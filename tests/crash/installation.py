@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import parse_qs, unquote, urlsplit
 
 import aiohttp
 import psycopg
 import pytest
 import yaml
 from aiodocker import Docker
+from fixtures.engines import Engine, Run
 from fixtures.warm import Process
 from psycopg.rows import dict_row
 from pydantic import SecretStr
@@ -37,15 +37,16 @@ PATIENCE = 60.0
 
 
 class Records:
-    """What the databases of an installation say, read past all of its processes."""
+    """What the database of an installation and its engine say, read past all of its processes."""
 
-    def __init__(self, database_url: str, *, engine_url: str | None = None) -> None:
+    def __init__(self, database_url: str, *, engine: Engine) -> None:
         self.database_url = database_url
-        self.engine_url = engine_url or database_url
+        self.engine = engine
 
-    async def rows(self, statement: str, *values: Any, engine: bool = False) -> list[dict[str, Any]]:
-        url = self.engine_url if engine else self.database_url
-        async with await psycopg.AsyncConnection.connect(url, row_factory=dict_row, autocommit=True) as connection:
+    async def rows(self, statement: str, *values: Any) -> list[dict[str, Any]]:
+        async with await psycopg.AsyncConnection.connect(
+            self.database_url, row_factory=dict_row, autocommit=True
+        ) as connection:
             found = await connection.execute(statement, values)
             return await found.fetchall() if found.description else []
 
@@ -54,6 +55,11 @@ class Records:
 
     async def executions(self, tenant: str) -> list[dict[str, Any]]:
         return await self.rows("select * from executions where tenant_id = %s order by seq", tenant)
+
+    async def runs(self, *tenants: str) -> dict[str, Run]:
+        """What the engine knows of the executions of these."""
+        found = await self.rows("select execution_id from executions where tenant_id = any(%s)", list(tenants))
+        return await self.engine.runs([each["execution_id"] for each in found])
 
     async def audit(self, tenant: str) -> list[dict[str, Any]]:
         return await self.rows("select * from audit where tenant_id = %s order by seq", tenant)
@@ -98,30 +104,22 @@ class Records:
     async def check(self, *tenants: str) -> None:
         """What must hold of the history of every tenant, whatever happened."""
         executions = await self.rows("select * from executions where tenant_id = any(%s)", list(tenants))
-        known = {
-            each["execution_id"]: each
-            for each in await self.rows(
-                "select * from local_executions where execution_id = any(%s)",
-                [each["execution_id"] for each in executions],
-                engine=True,
-            )
-        }
+        known = await self.runs(*tenants)
         successes = Counter[tuple[Any, ...]]()
-        by_tenant: dict[str, list[dict[str, Any]]] = {tenant: [] for tenant in tenants}
+        spans: dict[str, list[tuple[datetime, datetime, str]]] = {tenant: [] for tenant in tenants}
         for each in executions:
             run = known.get(each["execution_id"])
             assert run is not None or each["sent_at"] is None, f"sent, but never made known to the engine: {each}"
-            if run is None or run["digest"] != each["digest"]:
+            if run is None or run.digest != each["digest"]:
                 continue
-            assert run["ended_at"] is not None, f"a run is left: {run}"
-            if run["started_at"] is not None:
-                by_tenant[each["tenant_id"]].append(run)
-            if run["state"] == "succeeded":
+            assert run.ended_at is not None, f"a run is left: {run}"
+            if run.started_at is not None:
+                spans[each["tenant_id"]].append((run.started_at, run.ended_at, run.execution_id))
+            if run.succeeded:
                 successes[each["tenant_id"], each["incarnation"], each["generation"], each["action"]] += 1
-        for runs in by_tenant.values():
-            runs.sort(key=lambda run: run["started_at"])
-            for one, other in itertools.pairwise(runs):
-                assert one["ended_at"] <= other["started_at"], f"two runs at once: {one} {other}"
+        for runs in spans.values():
+            for one, other in itertools.pairwise(sorted(runs)):
+                assert one[1] <= other[0], f"two runs at once: {one} {other}"
         assert all(times == 1 for times in successes.values()), successes
 
     async def forget(self, tenants: Sequence[str]) -> None:
@@ -269,10 +267,10 @@ class Containers:
 
     @classmethod
     @asynccontextmanager
-    async def connected(cls, host: str) -> AsyncIterator[Self]:
-        """Of an installation that is made up here, and leaves nothing behind."""
+    async def connected(cls, host: str, *, installation: str) -> AsyncIterator[Self]:
+        """At the end nothing of the installation is left."""
         async with Docker(url=host) as client:
-            containers = cls(client, installation=f"test-{uuid.uuid4().hex[:10]}")
+            containers = cls(client, installation=installation)
             try:
                 yield containers
             finally:
@@ -312,17 +310,6 @@ async def client(api: Process) -> AsyncIterator[Call]:
 
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE)) as session:
         yield call
-
-
-def tcp(url: str, port: int) -> str:
-    """The same database by way of a port on loopback."""
-    parts = urlsplit(url)
-    return f"postgresql://{parts.username}@127.0.0.1:{port}{parts.path}?sslmode=disable&gssencmode=disable"
-
-
-def socket(url: str) -> Path:
-    folder = unquote(parse_qs(urlsplit(url).query)["host"][0])
-    return Path(folder) / ".s.PGSQL.5432"
 
 
 def kubeconfig_through(plane: ControlPlane, *, port: int, file: Path) -> Path:

@@ -1,10 +1,39 @@
-"""Which calls of a path something happens to, where not to all."""
+"""Which calls of a path something happens to, where all of them at every run would take too long.
+
+Every so many of them, and another time the ones beside those: which ones follows from the commit, so that CI goes
+round. ``LANDLORD_TESTS_ROTATION=all`` takes all, ``LANDLORD_TESTS_ROTATION=3`` the third and so on.
+"""
 
 from __future__ import annotations
 
+import functools
+import os
+import subprocess
+import time
+from pathlib import Path
 
-def sample(calls: int, points: int) -> list[int]:
-    """Numbers of calls, from 1: all, or as many as ``points`` evenly, with the first and the last."""
-    if calls <= points:
-        return list(range(1, calls + 1))
-    return sorted({1 + round(index * (calls - 1) / (points - 1)) for index in range(points)})
+VARIABLE = "LANDLORD_TESTS_ROTATION"
+
+
+@functools.cache
+def rotation() -> int | None:
+    """Where this run begins; null for all points."""
+    given = os.environ.get(VARIABLE, "")
+    if given == "all":
+        return None
+    if given:
+        return int(given)
+    command = ["git", "rev-parse", "HEAD"]
+    found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    # Without its history the sources are as old as today.
+    return int(found.stdout[:8], 16) if found.returncode == 0 else int(time.time() // 86400)
+
+
+def sample(calls: int, *, points: int, shift: int = 0) -> list[int]:
+    """Numbers of calls, from 1: at most ``points`` (or so) this time, over some rotations all.
+
+    ``shift`` sets those of one kind of fault apart from those of another.
+    """
+    begin = rotation()
+    step = 1 if begin is None else -(-calls // points)
+    return list(range(1 + ((begin or 0) + shift) % step, calls + 1, step))

@@ -1,14 +1,12 @@
 """The worker, killed around its calls to the Docker engine: what it leaves is taken up, and never two of anything.
 
-All calls of a path are gone through up to :data:`POINTS`, beyond that evenly, the first and the last included. Being
-killed after call n and before call n + 1 leaves the same world behind, so each boundary is killed at once.
+Each run of the tests takes some of the calls of a path: see :mod:`crash.sampling`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import uuid
-from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -18,13 +16,14 @@ from typing import Any
 import pytest
 from crash.installation import Call, Containers, Records, client, docker_config, started
 from crash.sampling import sample
-from fixtures.turns import Fault, Turns, proxy
+from fixtures.engines import Engine
+from fixtures.turns import CRASHES, Fault, Turns, proxy
 from fixtures.warm import Process
 
 pytestmark = pytest.mark.timeout(600)
 
-POINTS = 8
-"""Calls of a path around which something happens."""
+POINTS = 4
+"""Calls of a path that each fault happens to."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -38,15 +37,18 @@ class World:
 
 
 @asynccontextmanager
-async def world(*, docker_host: str, image: str, database_url: str, folder: Path) -> AsyncIterator[World]:
+async def world(
+    *, docker_host: str, image: str, engine: Engine, database_url: str, folder: Path
+) -> AsyncIterator[World]:
     turns = Turns()
     async with AsyncExitStack() as stack:
         port = await stack.enter_async_context(proxy(turns, upstream=Path(docker_host.removeprefix("unix://"))))
-        containers = await stack.enter_async_context(Containers.connected(docker_host))
+        containers = await stack.enter_async_context(
+            Containers.connected(docker_host, installation=engine.installation)
+        )
         settings = {
+            **engine.environment,
             "LANDLORD_DATABASE_URL": database_url,
-            "LANDLORD_INSTALLATION": containers.installation,
-            "LANDLORD_WORKFLOW_LOCAL_LEASE": "0.6",
             "LANDLORD_RETRY_BACKOFF": "0.05",
             "LANDLORD_COMPUTE_PROVIDERS": "docker",
             "LANDLORD_DOCKER_HOST": docker_host,
@@ -64,7 +66,7 @@ async def world(*, docker_host: str, image: str, database_url: str, folder: Path
             worker=worker,
             turns=turns,
             call=call,
-            records=Records(database_url),
+            records=Records(database_url, engine=engine),
             containers=containers,
             image=image,
         )
@@ -126,24 +128,15 @@ async def run(world: World, way: Way, *, at: int, fault: Fault) -> bool:
 
 @pytest.mark.parametrize("way", PATHS, ids=lambda way: way.name)
 async def test_every_call_to_docker(
-    way: Way, docker_host: str, busybox_image: str, test_database_url: str, tmp_path: Path
+    way: Way, engine: Engine, docker_host: str, busybox_image: str, test_database_url: str, tmp_path: Path
 ) -> None:
     async with world(
-        docker_host=docker_host, image=busybox_image, database_url=test_database_url, folder=tmp_path
+        docker_host=docker_host, image=busybox_image, engine=engine, database_url=test_database_url, folder=tmp_path
     ) as installation:
         assert not await run(installation, way, at=0, fault=Fault.KILL_BEFORE)
         calls = installation.turns.count
         assert calls >= 3, "the worker was not seen to call the engine"
-        points = sample(calls, POINTS)
-        plan: dict[Fault, list[int]] = {
-            Fault.KILL_BEFORE: points[::2],
-            Fault.KILL_AFTER: [each for each in points if each not in points[::2]] + points[-1:],
-            Fault.LOSE_REPLY: points,
-            Fault.LATE: points[::3],
-        }
-        happened = Counter[Fault]()
-        for fault, at in plan.items():
-            for each in at:
-                happened[fault] += await run(installation, way, at=each, fault=fault)
-        for fault, at in plan.items():
-            assert happened[fault] >= len(at) // 2, f"{fault} happened {happened[fault]} times in {calls} calls"
+        for shift, fault in enumerate(CRASHES):
+            points = sample(calls, points=POINTS, shift=shift)
+            happened = [await run(installation, way, at=at, fault=fault) for at in points]
+            assert sum(happened) >= len(points) // 2, f"{fault} at {points} of {calls} calls: {happened}"

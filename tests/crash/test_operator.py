@@ -1,42 +1,32 @@
 """The operator, killed around its calls to Postgres and to the API server, whatever it is doing to a ``Tenant``.
 
-Its calls are counted over both proxies together. A path has 15 to 55 of them (the steps of its run are the operator's,
-too), so they are sampled evenly, the first and the last included. Being killed after call n and before call n + 1
-leaves the same world behind, so the first are taken at the one half of the sample and the others at the other half.
+Its calls are counted over all proxies together. A path has 15 to 55 of them (the steps of its run are the operator's,
+too), so each run of the tests takes some: see :mod:`crash.sampling`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import uuid
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
-from crash.installation import (
-    Call,
-    Cluster,
-    Records,
-    client,
-    kubeconfig_through,
-    socket,
-    started,
-    tcp,
-)
+from crash.installation import Call, Cluster, Records, client, kubeconfig_through, started
 from crash.sampling import sample
-from fixtures.turns import Fault, Turns, proxy
+from fixtures.engines import Engine
+from fixtures.proxy import target, through
+from fixtures.turns import CRASHES, Fault, Turns, proxy
 from fixtures.warm import Process
 
 from landlord.dev.controlplane import ControlPlane
 
 pytestmark = pytest.mark.timeout(600)
 
-POINTS = 8
-"""Calls of a path around which something happens."""
+POINTS = 4
+"""Calls of a path that each fault happens to."""
 NAMESPACE = "default"
 
 
@@ -60,15 +50,15 @@ class World:
 
 
 @asynccontextmanager
-async def world(*, plane: ControlPlane, database_url: str, folder: Path) -> AsyncIterator[World]:
+async def world(*, plane: ControlPlane, engine: Engine, database_url: str, folder: Path) -> AsyncIterator[World]:
     turns = Turns()
     async with AsyncExitStack() as stack:
-        postgres = await stack.enter_async_context(proxy(turns, upstream=socket(database_url)))
+        postgres = await stack.enter_async_context(proxy(turns, upstream=target(database_url)))
         kubernetes = await stack.enter_async_context(proxy(turns, upstream=("127.0.0.1", plane.port)))
         settings = {
+            **engine.environment,
             "LANDLORD_DATABASE_URL": database_url,
             "LANDLORD_WORKFLOW_TRIGGER_TIMEOUT": "0.5",
-            "LANDLORD_WORKFLOW_LOCAL_LEASE": "0.6",
             "LANDLORD_RETRY_BACKOFF": "0.05",
             "LANDLORD_COMPUTE_PROVIDERS": "mock",
             "LANDLORD_KUBERNETES_MIRROR": "false",
@@ -76,8 +66,9 @@ async def world(*, plane: ControlPlane, database_url: str, folder: Path) -> Asyn
             "LANDLORD_LOG_FORMAT": "console",
         }
         proxied = {
-            "LANDLORD_DATABASE_URL": tcp(database_url, postgres),
+            "LANDLORD_DATABASE_URL": through(database_url, port=postgres),
             "KUBECONFIG": str(kubeconfig_through(plane, port=kubernetes, file=folder / "kubeconfig")),
+            **await stack.enter_async_context(engine.counted(turns)),
         }
         api = Process("api", environment=settings, log=folder / "api.log")
         worker = Process("worker", environment=settings, log=folder / "worker.log")
@@ -89,7 +80,9 @@ async def world(*, plane: ControlPlane, database_url: str, folder: Path) -> Asyn
         await stack.enter_async_context(started(api, worker, operator))
         call = await stack.enter_async_context(client(api))
         await turns.quiet()
-        yield World(operator=operator, turns=turns, call=call, cluster=cluster, records=Records(database_url))
+        yield World(
+            operator=operator, turns=turns, call=call, cluster=cluster, records=Records(database_url, engine=engine)
+        )
 
 
 Act = Callable[[World, str], Awaitable[None]]
@@ -225,22 +218,15 @@ async def check(world: World, tenant: str, way: Way) -> None:
 
 @pytest.mark.parametrize("way", PATHS, ids=lambda way: way.name)
 async def test_every_call_of_the_operator(
-    way: Way, own_control_plane: ControlPlane, test_database_url: str, tmp_path: Path
+    way: Way, engine: Engine, own_control_plane: ControlPlane, test_database_url: str, tmp_path: Path
 ) -> None:
-    async with world(plane=own_control_plane, database_url=test_database_url, folder=tmp_path) as installation:
+    async with world(
+        plane=own_control_plane, engine=engine, database_url=test_database_url, folder=tmp_path
+    ) as installation:
         assert not await run(installation, way, at=0, fault=Fault.KILL_BEFORE)
         calls = installation.turns.count
         assert calls >= 8, "the operator was not seen to call anything"
-        points = sample(calls, POINTS)
-        plan: dict[Fault, list[Any]] = {
-            Fault.KILL_BEFORE: points[::2],
-            Fault.KILL_AFTER: points[1::2],
-            Fault.LOSE_REPLY: points,
-            Fault.LATE: points[::3],
-        }
-        happened = Counter[Fault]()
-        for fault, at in plan.items():
-            for each in at:
-                happened[fault] += await run(installation, way, at=each, fault=fault)
-        for fault, at in plan.items():
-            assert happened[fault] >= len(at) // 2, f"{fault} happened {happened[fault]} times in {calls} calls"
+        for shift, fault in enumerate(CRASHES):
+            points = sample(calls, points=POINTS, shift=shift)
+            happened = [await run(installation, way, at=at, fault=fault) for at in points]
+            assert sum(happened) >= len(points) // 2, f"{fault} at {points} of {calls} calls: {happened}"

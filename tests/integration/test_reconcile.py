@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from fixtures.restate import introduce, restate_settings
+from fixtures.engines import Engine
+from fixtures.restate import introduce
 
 from landlord.installation import Installation, assemble
 from landlord.settings import Settings
@@ -23,20 +24,13 @@ from landlord.workflow.worker import TenantWorker
 pytestmark = pytest.mark.timeout(90)
 
 
-ENGINES: dict[str, Callable[[pytest.FixtureRequest], dict[str, Any]]] = {
-    "local": lambda _: {"workflow_local_lease": 2},
-    "restate": lambda request: restate_settings(request.getfixturevalue("restate_server")),
-}
-"""What is set for each."""
-
-
-@pytest.fixture(params=ENGINES)
-def settings(request: pytest.FixtureRequest, test_database_url: str) -> Settings:
+@pytest.fixture
+def settings(engine: Engine, test_database_url: str) -> Settings:
     return Settings(
         database_url=test_database_url,  # type: ignore[arg-type]
         compute_providers=("mock",),
         retry_backoff=0.05,
-        **ENGINES[request.param](request),
+        **engine.settings,
     )
 
 

@@ -37,8 +37,7 @@ class LocalHarness(Harness):
 class TestLocal(WorkflowConformance):
     @pytest.fixture
     async def harness(self, database_url: str) -> AsyncIterator[LocalHarness]:
-        host, port = target(database_url)
-        async with Proxy(host=host, port=port).running() as proxy:
+        async with Proxy(target(database_url)).running() as proxy:
             url = through(database_url, port=proxy.port)
             settings = Settings(database_url=url, installation=f"i{uuid.uuid4().hex[:12]}", database_pool_size=4)
             provider = LocalProvider(settings=settings)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from crash.installation import Call, Cluster, Records, client, started
+from fixtures.engines import Engine
 from fixtures.postgres import prepare_template
 from fixtures.warm import Process
 from outage.releases import other_defaults
@@ -21,6 +22,14 @@ pytestmark = pytest.mark.timeout(300)
 
 TENANTS = 24
 NAMESPACE = "default"
+
+
+@pytest.fixture
+async def test_database_url(own_postgres: PostgresServer) -> str:
+    """On a server that may be killed, the ``local`` engine's database with it."""
+    url = await own_postgres.create_database(name="landlord")
+    await prepare_template(url)
+    return url
 
 
 @dataclass(slots=True, kw_only=True)
@@ -35,8 +44,9 @@ class World:
 
 
 @asynccontextmanager
-async def world(*, plane: ControlPlane, database_url: str, folder: Path) -> AsyncIterator[World]:
+async def world(*, plane: ControlPlane, engine: Engine, database_url: str, folder: Path) -> AsyncIterator[World]:
     settings = {
+        **engine.environment,
         "LANDLORD_DATABASE_URL": database_url,
         "KUBECONFIG": str(plane.kubeconfig),
         "LANDLORD_WORKFLOW_TRIGGER_TIMEOUT": "2",
@@ -48,12 +58,14 @@ async def world(*, plane: ControlPlane, database_url: str, folder: Path) -> Asyn
         "LANDLORD_LOG_FORMAT": "console",
     }
     async with AsyncExitStack() as stack:
-
-        def process(command: str, number: int = 0) -> Process:
-            return Process(command, environment=settings, log=folder / f"{command}{number}.log")
-
-        api, operator = process("api"), process("operator")
-        workers = [process("worker", number) for number in range(2)]
+        api, operator = (
+            Process(each, environment=settings, log=folder / f"{each}.log") for each in ("api", "operator")
+        )
+        two = await stack.enter_async_context(engine.workers())
+        workers = [
+            Process("worker", environment={**settings, **own}, log=folder / f"worker{number}.log")
+            for number, own in enumerate(two.environments)
+        ]
         cluster = await stack.enter_async_context(
             Cluster.connected(kubeconfig=plane.kubeconfig, namespace=NAMESPACE, database_url=database_url)
         )
@@ -65,7 +77,7 @@ async def world(*, plane: ControlPlane, database_url: str, folder: Path) -> Asyn
             operator=operator,
             call=call,
             cluster=cluster,
-            records=Records(database_url),
+            records=Records(database_url, engine=engine),
             settings=settings,
         )
 
@@ -79,12 +91,16 @@ async def post(landlord: World, tenant: str, **config: object) -> None:
 
 
 async def test_killed_in_mid_flight(
-    own_control_plane: ControlPlane, own_postgres: PostgresServer, tmp_path: Path
+    engine: Engine,
+    own_control_plane: ControlPlane,
+    own_postgres: PostgresServer,
+    test_database_url: str,
+    tmp_path: Path,
 ) -> None:
     """``kill -9`` of a worker, the operator, Postgres and the API in turn; half of the tenants come by kubectl."""
-    database_url = await own_postgres.create_database(name="landlord")
-    await prepare_template(database_url)
-    async with world(plane=own_control_plane, database_url=database_url, folder=tmp_path) as landlord:
+    async with world(
+        plane=own_control_plane, engine=engine, database_url=test_database_url, folder=tmp_path
+    ) as landlord:
         rest = [f"rest-{number}" for number in range(TENANTS // 2)]
         kubectl = [f"kubectl-{number}" for number in range(TENANTS // 2)]
         doomed = [f"doomed-{number}" for number in range(4)]
@@ -124,9 +140,13 @@ async def test_killed_in_mid_flight(
         assert {row["id"]: row["generation"] for row in rows} == dict.fromkeys([*rest, *kubectl, *doomed], 1)
 
 
-async def test_api_server_down(own_control_plane: ControlPlane, test_database_url: str, tmp_path: Path) -> None:
+async def test_api_server_down(
+    engine: Engine, own_control_plane: ControlPlane, test_database_url: str, tmp_path: Path
+) -> None:
     """REST keeps accepting, tenants get ready; resources converge when it is back."""
-    async with world(plane=own_control_plane, database_url=test_database_url, folder=tmp_path) as landlord:
+    async with world(
+        plane=own_control_plane, engine=engine, database_url=test_database_url, folder=tmp_path
+    ) as landlord:
         old = [f"old-{number}" for number in range(3)]
         await asyncio.gather(*(post(landlord, tenant) for tenant in old))
         for tenant in old:
@@ -151,10 +171,12 @@ async def test_api_server_down(own_control_plane: ControlPlane, test_database_ur
 
 
 async def test_upgrade_that_changes_defaults(
-    own_control_plane: ControlPlane, test_database_url: str, tmp_path: Path
+    engine: Engine, own_control_plane: ControlPlane, test_database_url: str, tmp_path: Path
 ) -> None:
     """No tenant is touched: no new generation, no run, no write of a resource."""
-    async with world(plane=own_control_plane, database_url=test_database_url, folder=tmp_path) as landlord:
+    async with world(
+        plane=own_control_plane, engine=engine, database_url=test_database_url, folder=tmp_path
+    ) as landlord:
         rest, kubectl = [f"rest-{number}" for number in range(5)], [f"kubectl-{number}" for number in range(5)]
         await asyncio.gather(*(post(landlord, tenant, v=1) for tenant in rest))
         for tenant in kubectl:
