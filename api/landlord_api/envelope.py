@@ -18,6 +18,8 @@ from landlord_api.problems import Problem
 from landlord_api.schema_gate import SchemaGate
 
 REQUEST_ID = "X-Request-ID"
+SERVER = "landlord"
+"""And not the versions of what it is made of."""
 CALLER = web.RequestKey("caller", str)
 """Name of the token; goes into the audit trail."""
 ANONYMOUS = "anonymous"
@@ -53,7 +55,7 @@ def envelope(*, tokens: Tokens | None, gate: SchemaGate) -> Middleware:
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a problem and the log the rest
             answer = _failed(error, request_id=request_id)
         answer.headers[REQUEST_ID] = request_id
-        answer.headers["Server"] = "landlord"  # and not the versions of what it is made of
+        answer.headers["Server"] = SERVER
         seconds = time.perf_counter() - began
         metrics.observe(request, status=answer.status, seconds=seconds)
         if answer.status >= 500 or _access.isEnabledFor(logging.DEBUG):

@@ -16,6 +16,7 @@ from landlord.workflow.client import WorkflowClient
 from landlord_api.app import create_app
 from landlord_api.auth import KEY, Tokens
 from landlord_api.mirroring import mirroring
+from landlord_api.protocol import Runner
 
 GRACE = 5.0
 """Seconds beyond the trigger's time-out that an accepted request has when the process ends."""
@@ -49,7 +50,7 @@ async def serve(
             after_create=mirror.after_create,
             checks=mirror.checks,
         )
-        runner = web.AppRunner(
+        runner = Runner(
             app,
             access_log=None,
             handle_signals=False,

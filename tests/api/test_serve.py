@@ -107,6 +107,45 @@ async def test_what_was_accepted_is_finished(settings: Settings) -> None:
             await session.get(f"{url}/healthz")
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"hunter2 is no HTTP\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03hunter2\r\n\r\n",  # TLS
+        b"GET /api/tenants HTTP/1.1\r\nhunter2\r\n\r\n",
+        b"GET /api/tenants HTTP/1.1\r\nHost: a\r\nX: \x00hunter2\r\n\r\n",
+        b"GET /api/tenants?" + 10_000 * b"a" + b" HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /api/tenants HTTP/1.1\r\nHost: a\r\nX: " + 10_000 * b"a" + b"\r\n\r\n",
+        b"POST /api/tenants HTTP/1.1\r\nHost: a\r\nContent-Length: hunter2\r\n\r\n",
+        b"POST /api/tenants HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST /api/tenants HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\nhunter2\r\n\r\n",
+    ],
+)
+async def test_what_is_no_http_is_a_problem_too(settings: Settings, sent: bytes) -> None:
+    stop, urls = asyncio.Event(), asyncio.Queue[str]()
+    own = settings.model_copy(update={"api_port": 0, "workflow_provider": "mock"})
+    served = asyncio.create_task(serve(own, stop=stop, serving=urls.put_nowait))
+    port = int((await urls.get()).rsplit(":", 1)[1])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(sent)
+    async with asyncio.timeout(10):
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")  # to its end: the connection is closed
+    writer.close()
+    await writer.wait_closed()
+    status, *lines = head.decode().split("\r\n")
+    headers = dict(line.split(": ", 1) for line in lines)
+    assert status.endswith(" 400 Bad Request")
+    assert headers["Content-Type"] == "application/problem+json"
+    assert headers["Server"] == "landlord"
+    problem = orjson.loads(body)
+    assert problem.keys() == {"type", "title", "status", "detail", "errors", "request_id"}
+    assert (problem["status"], problem["request_id"]) == (400, headers["X-Request-ID"])
+    assert b"hunter2" not in body
+    stop.set()
+    await served
+
+
 @contextlib.asynccontextmanager
 async def process(**environment: str) -> AsyncIterator[Process]:
     """``landlord api`` itself."""
