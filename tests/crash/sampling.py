@@ -29,6 +29,11 @@ def rotation() -> int | None:
     return int(found.stdout[:8], 16) if found.returncode == 0 else int(time.time() // 86400)
 
 
+def limit() -> int:
+    """Seconds for one test."""
+    return 600 if rotation() is not None else 7200
+
+
 def sample(calls: int, *, points: int, shift: int = 0) -> list[int]:
     """Numbers of calls, from 1: at most ``points`` (or so) this time, over some rotations all.
 

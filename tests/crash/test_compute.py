@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 from crash.installation import Call, Containers, Records, client, docker_config, started
-from crash.sampling import sample
+from crash.sampling import limit, sample
 from fixtures.engines import Engine
 from fixtures.turns import CRASHES, Fault, Turns, proxy
 from fixtures.warm import Process
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(limit())
 
 POINTS = 4
 """Calls of a path that each fault happens to."""

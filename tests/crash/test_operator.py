@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from crash.installation import Call, Cluster, Records, client, kubeconfig_through, started
-from crash.sampling import sample
+from crash.sampling import limit, sample
 from fixtures.engines import Engine
 from fixtures.proxy import target, through
 from fixtures.turns import CRASHES, Fault, Turns, proxy
@@ -23,7 +23,7 @@ from fixtures.warm import Process
 
 from landlord.dev.controlplane import ControlPlane
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(limit())
 
 POINTS = 4
 """Calls of a path that each fault happens to."""

@@ -1,0 +1,24 @@
+"""Over its rotations a sample takes every call."""
+
+from __future__ import annotations
+
+import pytest
+from crash import sampling
+
+
+@pytest.mark.parametrize("calls", [1, 3, 4, 5, 17, 55])
+def test_every_call_has_its_turn(calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    for number in range(-(-calls // 4)):
+        monkeypatch.setattr(sampling, "rotation", lambda number=number: number)
+        taken += sampling.sample(calls, points=4, shift=3)
+    assert sorted(taken) == list(range(1, calls + 1))
+
+
+def test_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(sampling.VARIABLE, "all")
+    sampling.rotation.cache_clear()
+    try:
+        assert sampling.sample(55, points=4, shift=1) == list(range(1, 56))
+    finally:
+        sampling.rotation.cache_clear()
