@@ -237,6 +237,7 @@ class WorkflowProvider(abc.ABC):
     def completions(self) -> AsyncIterator[str]:
         """Ids of runs that have just ended, while they can be pushed: a hint to look now, may lose and repeat.
 
+        An engine that can tell cheaply adds runs that are degraded for some seconds, and once more when they go on.
         The empty string says that some may have been missed: look at everything under way.
 
         The default pushes nothing; polling is the backstop. Raises nothing: it reconnects by itself.
