@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from landlord.database.listen import listen
 from landlord.installation import Installation
-from landlord.kubernetes import TenantResources
+from landlord.kubernetes import Forbidden, KubernetesError, TenantResources
 from landlord.tenants.sql import CHANNEL
 from landlord_operator.gate import ClusterGate
 from landlord_operator.passes import Passes
@@ -25,6 +25,7 @@ class Operator:
         settings = installation.settings
         self._database = installation.database
         self._reconciler = installation.reconciler()
+        self._resources = resources
         self._gate = ClusterGate(resources, returned=self._returned)
         self._passes = Passes(
             TenantSync(
@@ -47,7 +48,20 @@ class Operator:
     @property
     def checks(self) -> Mapping[str, Check]:
         """Readiness of the Kubernetes side."""
-        return {"cluster": self._gate.fault, "watch": self._watch.fault}
+        return {"cluster": self._gate.fault, "watch": self._watch.fault, "definition": self._definition_fault}
+
+    async def _definition_fault(self) -> str | None:
+        """Whether it would be noticed that the definition, and not a tenant, is being deleted."""
+        try:
+            await self._resources.kind_is_going()
+        except Forbidden:
+            return (
+                "our account may not get customresourcedefinitions/tenants.landlord.dev: should somebody delete that,"
+                " every tenant would be deleted"
+            )
+        except KubernetesError:  # `cluster` tells
+            return None
+        return None
 
     async def run(self) -> None:
         """Do all of it for ever. Raises :class:`~landlord_operator.watch.WatchStuck`."""

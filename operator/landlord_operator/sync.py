@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from landlord import mirror
-from landlord.kubernetes import Conflict, KubernetesError, NotFound, TenantResources
+from landlord.kubernetes import Conflict, Forbidden, KubernetesError, NotFound, TenantResources
 from landlord.mirror import Owner, Resource
 from landlord.tenants import errors
 from landlord.tenants.commands import Bind, Command, Edit, Remove, Request
@@ -181,8 +181,14 @@ class TenantSync:
         return Resource.parse(await self._resources.patch(resource.namespace, resource.name, operations))
 
     async def kind_is_going(self) -> bool:
-        """The whole kind is being deleted: that is a loss of resources, nobody's wish to delete a tenant."""
-        going = await self._resources.kind_is_going()
+        """The whole kind is being deleted: that is a loss of resources, nobody's wish to delete a tenant.
+
+        Not believed where our account may not know, about which ``definition`` in ``/readyz`` warns.
+        """
+        try:
+            going = await self._resources.kind_is_going()
+        except Forbidden:
+            return False
         if going:
             _log.error("the definition of Tenant resources is being deleted: resources go, tenants stay")
         return going

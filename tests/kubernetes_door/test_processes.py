@@ -10,9 +10,12 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
+import yaml
+from fixtures.components import ROOT
 from kubernetes_door.harness import Landlord
 
 from landlord.dev.controlplane import ControlPlane
@@ -106,6 +109,44 @@ async def test_operator_and_worker_make_a_tenant_ready(
         await operator.until("/readyz", code=200, text='"ok"')
         await landlord.kubectl("delete", "tenant", landlord.name, "--timeout=20s")
     assert (await landlord.record()).status is Status.DELETED
+
+
+async def test_operator_that_may_not_read_the_definition(
+    landlord: Landlord, cluster: ControlPlane, test_database_url: str, tmp_path: Path
+) -> None:
+    """It works, and says what would happen; deploy/ grants it."""
+    accounts = await asyncio.to_thread((ROOT / "deploy" / "base" / "rbac.yaml").read_text)
+    role = next(each for each in yaml.safe_load_all(accounts) if each["metadata"]["name"] == "landlord-operator")
+    assert role["kind"] == "ClusterRole"
+    *less, definition = role["rules"]
+    assert definition["resources"] == ["customresourcedefinitions"]
+    await landlord.kubectl("create", "serviceaccount", "operator")
+    await _apply(landlord, {**role, "rules": less})
+    bound = f"--serviceaccount={landlord.namespace}:operator"
+    await landlord.kubectl("create", "clusterrolebinding", "operator", "--clusterrole=landlord-operator", bound)
+    kubeconfig = await cluster.service_account_kubeconfig(
+        tmp_path / "kubeconfig", namespace=landlord.namespace, service_account="operator"
+    )
+    environment = {
+        "LANDLORD_DATABASE_URL": test_database_url,
+        "LANDLORD_COMPUTE_PROVIDERS": "mock",
+        "KUBECONFIG": str(kubeconfig),
+        "LANDLORD_KUBERNETES_NAMESPACE": landlord.namespace,
+    }
+    async with running("worker", **environment), running("operator", **environment) as operator:
+        await operator.until("/readyz", code=200, text='"definition"')
+        for _ in range(3):
+            assert "every tenant would be deleted" in (await operator.get("/readyz"))[1]
+        await landlord.apply({"size": 1})
+        await landlord.until_ready()
+        await landlord.kubectl("delete", "tenant", landlord.name, "--timeout=20s")
+        assert operator.output.count("every tenant would be deleted") == 1
+        await _apply(landlord, role)
+        await operator.until("/readyz", code=200, text='"ok"')
+
+
+async def _apply(landlord: Landlord, body: dict[str, Any]) -> None:
+    await landlord.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(body))
 
 
 async def test_operator_without_a_cluster_names_the_setting(test_database_url: str) -> None:
