@@ -413,7 +413,10 @@ async def test_an_allowed_path_is_mounted(make: Make, tenant: Tenant, tmp_path: 
     check = {"test": ["/bin/busybox", "test", "-f", "/mnt/file"], "interval_seconds": 0.2}
     provider = make(docker_allow_volumes=(str(tmp_path.parent),))
     await provider.apply(tenant.spec(**{**shell("sleep 1000"), "volumes": volumes, "health_check": check}))
-    await until_serving(provider)
+    assert (await until_serving(provider)).outputs.health == "healthy", "it sees the file"
+    [one] = await tenant.containers(provider)
+    [mount] = one["Mounts"]
+    assert (mount["Source"], mount["Destination"], mount["RW"]) == (str(tmp_path), "/mnt", False)
 
 
 @pytest.mark.parametrize("change", [{"user": "nobody-at-all"}, {"entrypoint": ["/nope"], "init": False}])
@@ -465,8 +468,10 @@ async def test_an_engine_that_goes_and_comes_back(make: Make, own_docker: Docker
 
 async def test_an_absent_image_is_pulled(provider: DockerProvider, tenant: Tenant, absent_image: str) -> None:
     await provider.apply(tenant.spec(image=absent_image))
-    await until_serving(provider)
+    assert (await until_serving(provider)).state is ComputeState.RUNNING
+    assert absent_image in (await tenant.docker.images.inspect(absent_image))["RepoTags"]
     await provider.destroy("acme", generation=1)
+    assert await tenant.containers(provider) == []
 
 
 def image_files() -> dict[str, tuple[str, bytes]]:

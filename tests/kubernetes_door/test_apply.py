@@ -293,8 +293,12 @@ async def test_events_tell_transitions_only(landlord: Landlord) -> None:
         await landlord.merge({"spec": {"computeConfig": {"delay_seconds": "x"}}})
         await landlord.until_reason("InvalidSpec")
 
-        async def told() -> bool:
-            output = await landlord.kubectl("get", "events", "-o", "jsonpath={.items[*].reason}")
-            return sorted(output.split()) == ["InvalidSpec", "Ready"]
+        async def told() -> list[str]:
+            return sorted((await landlord.kubectl("get", "events", "-o", "jsonpath={.items[*].reason}")).split())
 
-        await landlord.until(told)
+        async def both() -> bool:
+            return len(await told()) >= 2
+
+        await landlord.until(both)
+        await asyncio.sleep(0.5)  # for what should not come
+        assert await told() == ["InvalidSpec", "Ready"]

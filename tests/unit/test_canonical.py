@@ -54,7 +54,8 @@ def test_its_input_is_left_alone(value: Any) -> None:
 @given(HOSTILE)
 def test_what_has_no_faults_can_be_written(value: Any) -> None:
     if not list(canonical.faults(value)):
-        orjson.loads(canonical.dumps(value))
+        written = canonical.dumps(value)
+        assert canonical.dumps(orjson.loads(written)) == written
 
 
 @given(HOSTILE)

@@ -229,7 +229,9 @@ async def test_delete_destroys_and_verifies() -> None:
 
 
 async def test_delete_leaves_a_newer_generation_alone() -> None:
-    await _run(replace(PAYLOAD, action="delete"), Fake(_status(generation=4)))
+    fake = Fake(_status(generation=4))
+    assert await _run(replace(PAYLOAD, action="delete"), fake) == Outputs().to_json()
+    assert fake.calls == [("destroy", "acme", 3)]
 
 
 async def test_delete_that_leaves_something_fails() -> None:
