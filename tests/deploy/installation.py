@@ -278,8 +278,10 @@ async def rendered(folder: Path) -> str:
 
 def secrets(landlord: Mapping[str, str]) -> str:
     """What deploy/README.md says has to be there; ``landlord`` is the Secret of that name."""
-    digest = hashlib.sha256(TOKEN.encode()).hexdigest()
-    values = {"landlord": dict(landlord), "landlord-api-tokens": {"tokens": f"tests:{digest}\n"}}
+    tokens = [f"tests:{_digest(TOKEN)}"]
+    if "callback-token" in landlord:
+        tokens.append(f"worker:{_digest(landlord['callback-token'])}:callbacks")
+    values = {"landlord": dict(landlord), "landlord-api-tokens": {"tokens": "\n".join(tokens)}}
     return yaml.safe_dump_all(
         {
             "apiVersion": "v1",
@@ -289,6 +291,10 @@ def secrets(landlord: Mapping[str, str]) -> str:
         }
         for name, data in values.items()
     )
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
 
 
 def empty_database(server: str, *, name: str) -> str:

@@ -43,6 +43,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 OLD, NEW = "worker-0-1-0", "worker-0-2-0"
 SERVER_TOKEN = "of-the-proxy-before-restate"
+CALLBACK_TOKEN = "of-workers-for-callbacks"
 _BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 
 
@@ -129,7 +130,7 @@ async def installation(postgres: str, server: SigningServer, module_folder: Path
     }
     manifest = await rendered(await asyncio.to_thread(_two_versions, module_folder / "written", settings))
     database = empty_database(postgres, name=f"deploy_restate_{os.getpid()}")
-    given = secrets({"database-url": database, "restate-token": SERVER_TOKEN})
+    given = secrets({"database-url": database, "restate-token": SERVER_TOKEN, "callback-token": CALLBACK_TOKEN})
     async with installed(manifest, folder=module_folder / "installation", secrets=given) as made:
         yield made
 
@@ -175,6 +176,15 @@ async def test_only_restate_may_call_a_worker(installation: Installation) -> Non
     sources = {rule["ports"][0]["port"]: rule.get("from") for rule in policy["spec"]["ingress"]}
     restate_only = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "restate"}}}]
     assert sources == {"restate": restate_only, "health": None}
+    api = next(rule for rule in policy["spec"]["egress"] if {"port": "http"} in rule["ports"])
+    (chosen,) = (each["podSelector"] for each in api["to"])
+    assert chosen.keys() == {"matchExpressions"}
+    pods = {each["metadata"]["name"]: each["spec"]["template"]["metadata"] for each in workloads(installation.objects)}
+    assert [
+        name
+        for name, pod in pods.items()
+        if all(pod["labels"].get(each["key"]) in each["values"] for each in chosen["matchExpressions"])
+    ] == ["landlord-api"]
 
 
 async def _config(environment: dict[str, str]) -> dict[str, Any]:
@@ -194,9 +204,11 @@ async def test_landlord_takes_the_settings(installation: Installation, server: S
         effective = await _config(environment)
         assert effective["workflow_provider"] == "restate"
         assert effective["restate_admin_url"] == server.admin_url
+        assert effective["callback_url"] == f"http://landlord-api.{NAMESPACE}.svc:8080"
         assert effective["kubernetes_namespace"] == TENANTS
         if name in (OLD, NEW):
             assert "LANDLORD_DATABASE_URL" not in environment
+            assert environment["LANDLORD_CALLBACK_TOKEN"] == CALLBACK_TOKEN
             assert effective["restate_worker_url"] == f"http://landlord-{name}.{NAMESPACE}.svc:9080"
             assert effective["restate_worker_force_registration"] is False
             assert len(effective["restate_worker_identity_keys"]) == 1
@@ -294,6 +306,9 @@ async def test_an_installation_and_an_upgrade_of_its_workers(installation: Insta
     await installation.kubectl("wait", "--for=condition=Ready", "tenant/first", "--timeout=60s", namespace=TENANTS)
     assert await _ran_at(server, "tenant-first-provision") == running.address("restate")
 
+    async with aiohttp.ClientSession() as session, session.get(f"{running.address('health')}/metrics") as response:
+        assert 'landlord_worker_callbacks_total{result="ok"}' in await response.text()
+
     # Whoever is not the server is told nothing, and makes the worker do nothing.
     async with aiohttp.ClientSession() as session:
         for path in ("discover", "invoke/landlord-default/run"):
@@ -340,6 +355,7 @@ async def test_an_installation_and_an_upgrade_of_its_workers(installation: Insta
     await eventually(updated)
     for name, each in installation.running.items():
         assert SERVER_TOKEN not in each.log
+        assert CALLBACK_TOKEN not in each.log
         await each.child.stop(timeout=installation.pod(name)["terminationGracePeriodSeconds"])
         assert each.child.returncode == 0, each.child.tail()
     left = json.loads(await installation.kubectl("get", "deployments", "-o", "json", namespace=NAMESPACE))
