@@ -77,7 +77,7 @@ class Settings(BaseSettings):
     restate_server: Path | None = None
     """The program that ``landlord dev --workflow restate`` starts."""
     callback_url: str | None = Field(default=None, pattern=r"^https?://[^/?#@]+/?$")
-    """The API, for workers of ``restate`` to say that a run has ended; without it ends are polled for."""
+    """The API, for workers of ``restate`` to say that a run has ended. Where it is set, reconcilers poll less."""
     callback_token: SecretStr | None = None
     """What workers say it with: a token of the API's, best one with the scope ``callbacks``."""
     worker_concurrency: int = Field(default=64, ge=1, le=1000)

@@ -27,7 +27,8 @@ from landlord.workflow.providers.restate.engine import Engine
 REMEMBERED = 20_000
 """Runs whose id at Restate's and whose digest are kept in mind, so that nothing is searched for by key again."""
 FEW = 8
-"""So many runs are asked one by one whether they have ended, before the slower question what they do."""
+"""So many runs are asked one by one whether they have ended, before the slower question what they do. Of more than that
+only those that would have to be searched for by key."""
 _ID = re.compile(r"[A-Za-z0-9-]+")
 
 
@@ -83,7 +84,8 @@ class RestateProvider(WorkflowProvider):
         return TriggerResult(execution_id=request.execution_id, created=created, digest=digest, native_id=native)
 
     async def get_many(self, execution_ids: Sequence[str]) -> dict[str, ExecutionInfo]:
-        ended = await self._ended(execution_ids) if len(execution_ids) <= FEW else {}
+        few = len(execution_ids) <= FEW
+        ended = await self._ended(name for name in execution_ids if few or name not in self._known.ids)
         found = await self._rows([name for name in execution_ids if name not in ended])
         ended |= await self._ended([name for name, row in found.items() if row["status"] == "completed"])
         others = {name: row for name, row in found.items() if name not in ended}
