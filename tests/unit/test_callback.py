@@ -1,0 +1,54 @@
+"""Callbacks to an API that does not answer: bounded, and in nobody's way."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from landlord.settings import Settings
+from landlord.workflow.callback import AT_ONCE, GRACE, TIMEOUT, WAITING, Callbacks
+from landlord.workflow.metrics import CALLBACKS
+
+
+def dropped() -> float:
+    return float(CALLBACKS.labels("dropped")._value.get())
+
+
+async def test_an_api_that_hangs_holds_nobody_up() -> None:
+    connections: list[asyncio.StreamWriter] = []
+
+    async def hang(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+
+    async with await asyncio.start_server(hang, "127.0.0.1", 0) as server:
+        callbacks = Callbacks(settings=Settings(callback_url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"))
+        before = dropped()
+        async with callbacks.running():
+            for number in range(AT_ONCE):
+                callbacks.send(f"tenant-{number}-plan")
+            async with asyncio.timeout(TIMEOUT):
+                while len(connections) < AT_ONCE:
+                    await asyncio.sleep(0.01)
+            began = time.perf_counter()
+            for number in range(200):
+                callbacks.send(f"tenant-{number}-provision")
+            assert dropped() - before == 200 - WAITING
+        assert time.perf_counter() - began < GRACE + 2
+        for writer in connections:
+            writer.close()
+
+
+async def test_nothing_is_kept_where_nobody_is_to_be_told() -> None:
+    callbacks = Callbacks(settings=Settings())
+    before = dropped()
+    for number in range(2 * WAITING):
+        callbacks.send(f"tenant-{number}-plan")
+    assert dropped() == before
+
+
+@pytest.mark.parametrize("url", ["ftp://api", "http://user@api", "http://api/path", "http://api?x=1"])
+def test_addresses_that_are_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="callback_url"):
+        Settings(callback_url=url)
