@@ -136,7 +136,7 @@ def blocks(page: str) -> list[str]:
     return [each["text"] for each in _FENCE.finditer((ROOT / page).read_text()) if each["kind"] == "bash"]
 
 
-async def _run(page: str, dev: Dev) -> None:
+async def check_commands(page: str, dev: Dev) -> None:
     for block in await asyncio.to_thread(blocks, page):
         process = await asyncio.create_subprocess_exec(
             *("bash", "-euo", "pipefail", "-c", dev.here(block)),
@@ -158,13 +158,13 @@ async def _run(page: str, dev: Dev) -> None:
 @pytest.mark.timeout(PAGE_TIMEOUT + START_TIMEOUT)
 @pytest.mark.parametrize("page", PAGES)
 async def test_the_commands_of(page: str, dev: Dev) -> None:
-    await _run(page, dev)
+    await check_commands(page, dev)
 
 
 @pytest.mark.timeout(PAGE_TIMEOUT + START_TIMEOUT)
 async def test_the_commands_of_restate(need: Need) -> None:
     async with running(need, workflow="restate") as dev:
-        await _run(RESTATE_PAGE, dev)
+        await check_commands(RESTATE_PAGE, dev)
 
 
 def _pages() -> list[Path]:
