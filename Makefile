@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PYTHON ?= $(shell for each in python3.11 python3.12 python3.13 python3; do $$each -c '' 2>/dev/null && echo $$each && break; done)
 BIN := .venv/bin
-WORKERS ?= 2
+WORKERS ?= 3
 TESTS ?=
 
 .PHONY: setup run test lint format bench clean lock
@@ -40,7 +40,7 @@ run: .venv/.project
 	$(BIN)/landlord dev
 
 test: setup
-	$(BIN)/python -m pytest -n $(WORKERS) $(TESTS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(TESTS)
 
 lint: .venv/.project
 	$(BIN)/ruff check .

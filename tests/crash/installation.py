@@ -7,7 +7,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
@@ -217,11 +217,20 @@ class Cluster:
         for tenant in tenants:
             found = await self.resource(tenant)
             if found is not None:
-                if FINALIZER in found.finalizers:
-                    empty = [{"op": "add", "path": "/metadata/finalizers", "value": []}]
-                    await self.resources.patch(self.namespace, tenant, empty)
-                if not found.terminating:
-                    await self.resources.delete(self.namespace, tenant, uid=found.uid)
+                await self._remove(found)
+
+    async def clear_all(self) -> None:
+        async for page in self.resources.pages():
+            for body in page:
+                await self._remove(Resource.parse(body))
+
+    async def _remove(self, found: Resource) -> None:
+        with suppress(NotFound):
+            if FINALIZER in found.finalizers:
+                empty = [{"op": "add", "path": "/metadata/finalizers", "value": []}]
+                await self.resources.patch(found.namespace, found.name, empty)
+            if not found.terminating:
+                await self.resources.delete(found.namespace, found.name, uid=found.uid)
 
 
 def condition(resource: Resource, kind: str) -> str:

@@ -1,7 +1,8 @@
 """Which calls of a path something happens to, where all of them at every run would take too long.
 
-Every so many of them, and another time the ones beside those: which ones follows from the commit, so that CI goes
-round. ``LANDLORD_TESTS_ROTATION=all`` takes all, ``LANDLORD_TESTS_ROTATION=3`` the third and so on.
+Every so many of them, and another time the ones beside those: which ones follows from the number of commits and the
+day, so that CI goes round. ``LANDLORD_TESTS_ROTATION=all`` takes all of them, ``LANDLORD_TESTS_ROTATION=3`` the third
+lot, to see it again.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ def rotation() -> int | None:
         return None
     if given:
         return int(given)
-    command = ["git", "rev-parse", "HEAD"]
+    command = ["git", "rev-list", "--count", "HEAD"]
     found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-    # Without its history the sources are as old as today.
-    return int(found.stdout[:8], 16) if found.returncode == 0 else int(time.time() // 86400)
+    commits = int(found.stdout) if found.returncode == 0 else 0
+    return commits + int(time.time() // 86400)
 
 
 def limit() -> int:

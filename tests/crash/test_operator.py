@@ -25,7 +25,7 @@ from landlord.dev.controlplane import ControlPlane
 
 pytestmark = pytest.mark.timeout(limit())
 
-POINTS = 4
+POINTS = 2
 """Calls of a path that each fault happens to."""
 NAMESPACE = "default"
 
@@ -77,6 +77,7 @@ async def world(*, plane: ControlPlane, engine: Engine, database_url: str, folde
         cluster = await stack.enter_async_context(
             Cluster.connected(kubeconfig=plane.kubeconfig, namespace=NAMESPACE, database_url=database_url)
         )
+        stack.push_async_callback(cluster.clear_all)
         await stack.enter_async_context(started(api, worker, operator))
         call = await stack.enter_async_context(client(api))
         await turns.quiet()
@@ -218,11 +219,9 @@ async def check(world: World, tenant: str, way: Way) -> None:
 
 @pytest.mark.parametrize("way", PATHS, ids=lambda way: way.name)
 async def test_every_call_of_the_operator(
-    way: Way, engine: Engine, own_control_plane: ControlPlane, test_database_url: str, tmp_path: Path
+    way: Way, engine: Engine, cluster: ControlPlane, test_database_url: str, tmp_path: Path
 ) -> None:
-    async with world(
-        plane=own_control_plane, engine=engine, database_url=test_database_url, folder=tmp_path
-    ) as installation:
+    async with world(plane=cluster, engine=engine, database_url=test_database_url, folder=tmp_path) as installation:
         assert not await run(installation, way, at=0, fault=Fault.KILL_BEFORE)
         calls = installation.turns.count
         assert calls >= 8, "the operator was not seen to call anything"

@@ -1,5 +1,5 @@
 """The fixtures of :mod:`kubernetes_door.harness`."""
 
-from kubernetes_door.harness import cluster, landlord
+from kubernetes_door.harness import landlord
 
-__all__ = ["cluster", "landlord"]
+__all__ = ["landlord"]

@@ -5,23 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import tempfile
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
-from fixtures.components import unavailable
-from fixtures.kubernetes import apply_crd, binaries, run_kubectl
+from fixtures.kubernetes import run_kubectl
 
-from landlord.dev import controlplane
 from landlord.dev.controlplane import ControlPlane
-from landlord.dev.processes import Unavailable
 from landlord.installation import Installation, assemble
 from landlord.kubernetes import NotFound, TenantResources, load_configuration
 from landlord.mirror import FINALIZER, Resource
@@ -36,19 +30,6 @@ from landlord_operator.sync import TenantSync
 
 SECONDS = 20
 """What anything may take on a busy machine."""
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def cluster() -> AsyncIterator[ControlPlane]:
-    """An API server of this module's own."""
-    try:
-        found = binaries()
-    except Unavailable as reason:
-        unavailable(str(reason))
-    with tempfile.TemporaryDirectory(prefix="door-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        async with controlplane.running(binaries=found, state=Path(folder)) as plane:
-            await apply_crd(plane)
-            yield plane
 
 
 class CountingResources(TenantResources):
