@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
 import psycopg
 from prometheus_client.parser import text_string_to_metric_families
-from pydantic import SecretStr
 
 from landlord.database.engine import Database
-from landlord.dev import processes
+from landlord.dev import processes, restate
 from landlord.dev.postgres import PostgresServer
 from landlord.dev.service import Service, free_port
 from landlord.settings import PREFIX, Settings
@@ -36,31 +35,40 @@ class Machine:
     _databases: int = field(default=0, init=False)
 
     @asynccontextmanager
-    async def installation(self, **settings: str) -> AsyncIterator[Installation]:
-        """A new database, migrated, and no process yet; ``settings`` by their names."""
+    async def installation(self, *, engine: str = "local", **settings: str) -> AsyncIterator[Installation]:
+        """A new database, migrated, its engine, and no process yet; ``settings`` by their names."""
         self._databases += 1
         name = f"benchmark_{self._databases}"
         url = await self.server.create_database(name=name)
-        configured = Settings(database_url=SecretStr(url), compute_default_provider="mock")
-        async with Database(configured.database_url, pool_size=2) as database:
-            await MIGRATIONS.upgrade(database)
-        provider = registry.create(settings=configured)
-        await provider.start()
-        await provider.register()
-        await provider.close()
+        folder = self.folder / name
+        folder.mkdir()
         environment = {
             "DATABASE_URL": url,
+            "API_PORT": str(free_port()),
             "COMPUTE_DEFAULT_PROVIDER": "mock",
             "KUBERNETES_MIRROR": "false",
             "LOG_LEVEL": "warning",
+            "WORKFLOW_PROVIDER": engine,
             **settings,
         }
-        found = Installation(database=url, folder=self.folder / name, environment=environment)
-        found.folder.mkdir()
-        try:
+        async with AsyncExitStack() as stack:
+            if engine == "restate":
+                server = await stack.enter_async_context(restate.running(state=folder))
+                environment |= {
+                    "RESTATE_INGRESS_URL": server.ingress_url,
+                    "RESTATE_ADMIN_URL": server.admin_url,
+                    "RESTATE_WORKER_PORT": str(free_port()),
+                    "CALLBACK_URL": f"http://127.0.0.1:{environment['API_PORT']}",
+                }
+            found = Installation(database=url, folder=folder, environment=environment)
+            stack.push_async_callback(found.stop)
+            async with Database(found.settings.database_url, pool_size=2) as database:
+                await MIGRATIONS.upgrade(database)
+            provider = registry.create(settings=found.settings)
+            await provider.start()
+            await provider.register()
+            await provider.close()
             yield found
-        finally:
-            await found.stop()
 
 
 class Installation:
@@ -69,6 +77,11 @@ class Installation:
     def __init__(self, *, database: str, folder: Path, environment: Mapping[str, str]) -> None:
         self.database = database
         self.folder = folder
+        self.settings = Settings(
+            **{name.lower(): value for name, value in environment.items() if name.lower() in Settings.model_fields}
+        )
+        """Of all its processes, for what talks to the engine or the database itself."""
+        self._ports = {"api": self.settings.api_port}
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(PREFIX)},
             **{name if name == "KUBECONFIG" else PREFIX + name: value for name, value in environment.items()},
@@ -78,7 +91,7 @@ class Installation:
     async def start(self, *names: str) -> None:
         """``landlord NAME`` for each, ready when this returns."""
         for name in names:
-            port = free_port()
+            port = self._ports.get(name) or free_port()
             key = "API_PORT" if name == "api" else "HEALTH_PORT"
             service = Service(
                 name,

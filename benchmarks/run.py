@@ -17,7 +17,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks import cluster, ready, rest
+from benchmarks import cluster, flight, ready, rest
 from benchmarks.load import NoWrk
 from benchmarks.parts import Machine, say
 from benchmarks.table import Row, markdown
@@ -30,6 +30,7 @@ BENCHMARKS: dict[str, Callable[[Machine], Awaitable[list[Row]]]] = {
     "pages": rest.pages,
     "single": ready.single,
     "thousand": ready.thousand,
+    "flight": flight.flight,
     "cluster": cluster.thousand,
     "idle": cluster.idle,
 }

@@ -6,15 +6,17 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-COLUMNS = ("what", "measured", "limit in the same run", "share", "aim")
+COLUMNS = ("what", "measured", "on Restate", "limit in the same run", "share", "aim")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One line. ``limit`` and ``share`` where something of the same rounds bounds it; ``aim`` of the design."""
+    """One line. ``measured`` on the ``local`` engine, ``restate`` on the other where it makes a difference; ``limit``
+    and ``share`` where something of the same rounds bounds it; ``aim`` of the design."""
 
     what: str
     measured: str
+    restate: str = ""
     limit: str = ""
     share: str = ""
     aim: str = ""
@@ -22,7 +24,7 @@ class Row:
 
 def markdown(rows: Iterable[Row]) -> str:
     """The table, aligned for reading as it is."""
-    cells = [COLUMNS, *((row.what, row.measured, row.limit, row.share, row.aim) for row in rows)]
+    cells = [COLUMNS, *((row.what, row.measured, row.restate, row.limit, row.share, row.aim) for row in rows)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(COLUMNS))]
     lines = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in cells]
     lines.insert(1, ["-" * width for width in widths])
