@@ -26,7 +26,12 @@ Execute = Callable[[bytes, Step], Awaitable[Any]]
 
 
 class Worker(Protocol):
-    """Executes runs of one engine in this process."""
+    """Executes runs of one engine in this process. Providers' workers inherit from it."""
+
+    @property
+    def fault(self) -> str | None:
+        """Why an engine that is well gives this very worker no run, or null."""
+        return None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until ``stop`` is set, then finish or hand back what runs, and return.

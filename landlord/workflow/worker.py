@@ -26,6 +26,7 @@ class TenantWorker:
 
     def __init__(self, *, settings: Settings) -> None:
         self._provider = registry.create(settings=settings)
+        self._worker = self._provider.worker(self.execute)
         self._compute = ComputeRegistry(settings=settings)
         self._health_timeout = settings.compute_health_timeout
 
@@ -43,7 +44,7 @@ class TenantWorker:
         try:
             await self._compute.start()
             try:
-                await self._provider.worker(self.execute).run(stop)
+                await self._worker.run(stop)
             finally:
                 await self._compute.close()
         finally:
@@ -70,7 +71,7 @@ class TenantWorker:
             await self._provider.ready()
         except ProviderUnavailable as error:
             return str(error)
-        return None
+        return self._worker.fault
 
     def _fault(self, name: str) -> Check:
         async def check() -> str | None:

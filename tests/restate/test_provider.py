@@ -20,6 +20,7 @@ from landlord.settings import ConfigurationError, Settings
 from landlord.workflow.execution import Step
 from landlord.workflow.provider import ExecutionState, ProviderUnavailable, WorkflowRequest
 from landlord.workflow.providers.restate import RestateProvider
+from landlord.workflow.worker import TenantWorker
 
 TOKEN = "a-secret-of-ours"
 
@@ -43,6 +44,17 @@ async def working(provider: RestateProvider, execute: Callable[[bytes, Step], Aw
     task = asyncio.create_task(provider.worker(execute).run(stop))
     try:
         yield
+    finally:
+        stop.set()
+        await task
+
+
+@asynccontextmanager
+async def running(worker: TenantWorker) -> AsyncIterator[TenantWorker]:
+    stop = asyncio.Event()
+    task = asyncio.create_task(worker.run(stop))
+    try:
+        yield worker
     finally:
         stop.set()
         await task
@@ -144,6 +156,32 @@ async def test_an_address_that_another_installation_registered(restate_server: d
     assert "another installation" in logs[0]["reason"]
     async with provided(restate_server, restate_worker_port=port) as third, working(third, nothing):
         await registered(third)
+
+
+async def test_a_worker_is_ready_once_it_has_registered_itself(restate_server: dict[str, str]) -> None:
+    """That another version has says nothing: Restate would not call this one."""
+
+    async def nothing(_: bytes, __: Step) -> Any:
+        return None
+
+    async def fault_of(worker: TenantWorker) -> str | None:
+        return await worker.checks["workflow"]()
+
+    async with provided(restate_server) as old, working(old, nothing):
+        await registered(old)
+        address = {"restate_worker_port": free_port(), "restate_worker_url": f"http://127.0.0.1:{free_port()}"}
+        new = Settings(**{**restate_settings(restate_server), "installation": old._settings.installation, **address})
+        async with running(TenantWorker(settings=new)) as unreachable:
+            unregistered = "restate: this worker has not registered yet"
+            assert await fault_of(unreachable) == unregistered
+            async with asyncio.timeout(20):
+                while (fault := await fault_of(unreachable)) == unregistered:
+                    await asyncio.sleep(0.02)
+            assert fault is not None  # but why it cannot
+        reachable = new.model_copy(update={"restate_worker_url": None})
+        async with running(TenantWorker(settings=reachable)) as worker, asyncio.timeout(20):
+            while await fault_of(worker) is not None:
+                await asyncio.sleep(0.02)
 
 
 async def test_runs_finish_on_the_worker_they_began_on(restate_server: dict[str, str]) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import orjson
 
 from landlord.settings import Settings
-from landlord.workflow.execution import Execute, Step
+from landlord.workflow.execution import Execute, Step, Worker
 from landlord.workflow.provider import (
     ExecutionInfo,
     ExecutionNotFound,
@@ -289,7 +289,7 @@ class MockProvider(WorkflowProvider):
 
 
 @dataclass(frozen=True, slots=True)
-class _MockWorker:
+class _MockWorker(Worker):
     serve: Callable[[asyncio.Event], Awaitable[None]]
 
     async def run(self, stop: asyncio.Event) -> None:

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import structlog
 
-from landlord.workflow.execution import Execute
+from landlord.workflow.execution import Execute, Worker
 from landlord.workflow.provider import ProviderUnavailable
 from landlord.workflow.providers.local.run import LetGo, Run
 from landlord.workflow.providers.local.store import PURGE_BATCH, Store
@@ -35,7 +35,7 @@ T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 
 
-class LocalWorker:
+class LocalWorker(Worker):
     """Executes up to ``concurrency`` runs at a time. ``lease`` and ``retention`` are seconds."""
 
     def __init__(self, store: Store, execute: Execute, *, concurrency: int, lease: float, retention: float) -> None:

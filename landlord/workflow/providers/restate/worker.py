@@ -24,7 +24,7 @@ from restate.serde import BytesSerde
 
 from landlord.settings import ConfigurationError, Settings
 from landlord.workflow.callback import Callbacks
-from landlord.workflow.execution import Execute
+from landlord.workflow.execution import Execute, Worker
 from landlord.workflow.provider import ProviderUnavailable
 from landlord.workflow.providers.restate import rows
 from landlord.workflow.providers.restate.engine import Engine
@@ -56,7 +56,7 @@ def _no_hook(*_: object, **__: object) -> None:
 restate.server.install_shutdown_hook = _no_hook
 
 
-class RestateWorker:
+class RestateWorker(Worker):
     """Serves one installation's workflow. ``execute`` is the workflow itself."""
 
     def __init__(self, engine: Engine, execute: Execute, *, settings: Settings) -> None:
@@ -71,6 +71,12 @@ class RestateWorker:
         """Restate's calls under way, and the run that has ended in each ('' for none)."""
         self._callbacks = Callbacks(settings=settings)
         self._closing = asyncio.Event()
+        self._unregistered: str | None = "restate: this worker has not registered yet"
+
+    @property
+    def fault(self) -> str | None:
+        """That other workers have made Restate know the workflow does not say that it calls this one."""
+        return self._unregistered
 
     async def run(self, stop: asyncio.Event) -> None:
         """See :class:`landlord.workflow.execution.Worker`. Raises ``ConfigurationError`` if it cannot listen."""
@@ -208,9 +214,11 @@ class RestateWorker:
                 if not registered:
                     await self._register(force=force)
                     _log.info("registered", service=self._service, address=self._url)
-                    registered, force = True, False
+                    registered, force, self._unregistered = True, False, None
                 pause, told = REGISTER_AGAIN, ""
             except ProviderUnavailable as error:
+                if not registered:
+                    self._unregistered = str(error)
                 if str(error) != told:
                     told = str(error)
                     _log.warning("cannot register the worker", reason=told, address=self._url)
