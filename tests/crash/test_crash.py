@@ -26,7 +26,7 @@ from fixtures.warm import Process
 
 pytestmark = pytest.mark.timeout(limit())
 
-POINTS = 4
+POINTS = 2
 """Calls of a path that each fault happens to."""
 
 

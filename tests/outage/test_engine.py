@@ -18,7 +18,7 @@ from fixtures.warm import Process
 pytestmark = pytest.mark.timeout(300)
 
 TRIGGER_TIMEOUT = 4.0
-DOWN = {"local": 15.0, "restate": 60.0}
+DOWN = {"local": 10.0, "restate": 60.0}
 """Seconds an engine is away; pauses between two tries are several seconds by then."""
 
 
