@@ -20,7 +20,8 @@ Check = Callable[[], Awaitable[str | None]]
 """Why something is not well, for operators and without secrets, or null. What it raises is told by its kind only."""
 
 CACHE = 1.0
-"""Seconds that a result is used again, so that probes of many cost one."""
+"""Seconds that a result is used again, so that probes of many cost one; a tenth of it where something essential fails,
+because somebody waits for that."""
 LIMIT = 3.0
 """Seconds a check may take (Kubernetes probes give up after a few)."""
 
@@ -42,7 +43,8 @@ class Health:
     async def faults(self) -> Mapping[str, str]:
         """Name of each check that fails to its reason."""
         async with self._lock:
-            if time.monotonic() - self._looked_at >= CACHE:
+            lasts = CACHE / 10 if self._essential & self._faults.keys() else CACHE
+            if time.monotonic() - self._looked_at >= lasts:
                 reasons = await asyncio.gather(*(self._reason(name) for name in self._checks))
                 faults = {name: reason for name, reason in zip(self._checks, reasons, strict=True) if reason}
                 self._tell(faults)

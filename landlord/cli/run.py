@@ -69,7 +69,6 @@ def _spare_collections() -> None:
 
     A request makes a thousand objects and no cycles; walking the modules' for it took a quarter of the time.
     """
-    gc.collect()
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER)
 

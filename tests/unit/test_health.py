@@ -82,6 +82,19 @@ async def test_many_probes_cost_one_look_a_second() -> None:
     assert looks == 1
 
 
+async def test_who_waits_for_readiness_hears_of_it_soon() -> None:
+    ready = asyncio.Event()
+
+    async def starting() -> str | None:
+        return None if ready.is_set() else "starts"
+
+    async with _served(essential={"starting"}, starting=starting) as get:
+        assert (await get("/readyz"))[0] == 503
+        ready.set()
+        await asyncio.sleep(health.CACHE / 5)
+        assert (await get("/readyz"))[0] == 200
+
+
 async def test_metrics_are_prometheus() -> None:
     async with _served() as get, get.session.get("/metrics") as response:
         assert response.headers["Content-Type"].startswith("text/plain; version=")
