@@ -15,8 +15,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from landlord.database.engine import Database
 from landlord.dev import processes, restate
+from landlord.dev.ports import free_port
 from landlord.dev.postgres import PostgresServer
-from landlord.dev.service import Service, free_port
+from landlord.dev.service import Service
 from landlord.settings import PREFIX, Settings
 from landlord.tenants.migrations import MIGRATIONS
 from landlord.workflow import registry

@@ -11,7 +11,6 @@ import asyncio
 import base64
 import secrets
 import shutil
-import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -25,6 +24,7 @@ import yaml
 
 from landlord.dev import folders
 from landlord.dev.kubernetes_binaries import Binaries
+from landlord.dev.ports import free_port, on_free_port, taken
 from landlord.dev.processes import Child, LauncherError, Unavailable, start, until
 
 CONTEXT = "landlord-dev"
@@ -33,7 +33,6 @@ STOP_TIMEOUT = 5
 """Seconds; watchers may hold the API server for longer, and nothing is lost by killing it."""
 CERTIFICATE_LIFE = 300 * 86400
 """Seconds; the API server signs its own for a year and never renews it."""
-_ATTEMPTS = 3
 
 _log = structlog.get_logger(__name__)
 
@@ -91,14 +90,7 @@ class ControlPlane:
         (self._folder / "tokens.csv").write_text(f'{self._token},admin,admin,"system:masters"\n')
         (self._folder / "tokens.csv").chmod(0o600)
         self._renew_certificate()
-        for left in reversed(range(_ATTEMPTS)):
-            try:
-                await self._try_api(port=int(_kept(self._folder / "port", str(_free_port()))))
-                break
-            except LauncherError as error:
-                if not left or "address already in use" not in str(error):
-                    raise
-                (self._folder / "port").unlink()
+        await on_free_port(self._try_api)
         self._write_kubeconfig(self.kubeconfig, token=self._token, user="admin", namespace="default")
 
     async def stop_api(self) -> None:
@@ -178,7 +170,9 @@ class ControlPlane:
 
         await until(listens, child=self._etcd, timeout=START_TIMEOUT)
 
-    async def _try_api(self, *, port: int) -> None:
+    async def _try_api(self) -> None:
+        kept = self._folder / "port"
+        port = int(_kept(kept, str(free_port())))
         self._api = await start(
             [self.binaries.kube_apiserver, *self._api_options(port)],
             name="kube-apiserver",
@@ -187,8 +181,10 @@ class ControlPlane:
         )
         try:
             await until(self._ready, child=self._api, timeout=START_TIMEOUT)
-        except BaseException:
+        except BaseException as error:
             await self.kill_api()
+            if isinstance(error, LauncherError) and taken(error):
+                kept.unlink()
             raise
 
     def _api_options(self, port: int) -> list[str]:
@@ -296,13 +292,6 @@ def _kept(path: Path, value: str) -> str:
         path.touch(mode=0o600)
         path.write_text(value)
     return path.read_text()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _base64(path: Path) -> str:

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import aiohttp
 import yaml
-from kubernetes.aio import config
-from kubernetes.aio.client import ApiException, ApiextensionsV1Api
 
 from landlord.dev.processes import LauncherError
 
 TIMEOUT = 30.0
+POLL = 0.05
+"""Seconds between two looks whether it is served."""
+_DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+
+
+class Request(Protocol):
+    """One request to an API server: the status and the decoded answer. Raises ``aiohttp.ClientError``."""
+
+    async def __call__(
+        self, method: str, path: str, *, body: Mapping[str, Any] | None = None
+    ) -> tuple[int, dict[str, Any]]: ...
 
 
 def definition() -> dict[str, Any]:
@@ -23,32 +35,62 @@ def definition() -> dict[str, Any]:
     return loaded
 
 
-async def apply(*, context: str | None, kubeconfig: Path | None) -> None:
+async def install(request: Request) -> None:
     """Create or replace the definition and wait until it is served. Raises :class:`LauncherError`."""
     body = definition()
-    name = body["metadata"]["name"]
+    path = f"{_DEFINITIONS}/{body['metadata']['name']}"
+    try:
+        async with asyncio.timeout(TIMEOUT):
+            status, found = await request("POST", _DEFINITIONS, body=body)
+            if status == 409:
+                existing = _checked(*await request("GET", path))
+                body["metadata"]["resourceVersion"] = existing["metadata"]["resourceVersion"]
+                status, found = await request("PUT", path, body=body)
+            while not _established(_checked(status, found)):
+                await asyncio.sleep(POLL)
+                status, found = await request("GET", path)
+    except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+        raise _failed(type(error).__name__) from error
+
+
+async def apply(*, context: str | None, kubeconfig: Path | None) -> None:
+    """:func:`install` into a cluster of a kubeconfig (null: the user's). Raises :class:`LauncherError`."""
+    # Late, because the client is large and a control plane of our own does without it.
+    from kubernetes.aio import config
+
     try:
         client = await config.new_client_from_config(
             config_file=str(kubeconfig) if kubeconfig else None, context=context, persist_config=False
         )
-        async with client, asyncio.timeout(TIMEOUT):
-            api = ApiextensionsV1Api(client)
-            try:
-                await api.create_custom_resource_definition(body)
-            except ApiException as error:
-                if error.status != 409:
-                    raise
-                existing = await api.read_custom_resource_definition(name)
-                body["metadata"]["resourceVersion"] = existing.metadata.resource_version
-                await api.replace_custom_resource_definition(name, body)
-            while not _established(await api.read_custom_resource_definition(name)):  # noqa: ASYNC110 - polled
-                await asyncio.sleep(0.05)
-    except (ApiException, config.ConfigException, TimeoutError, OSError) as error:
-        reason = getattr(error, "reason", None) or type(error).__name__
-        raise LauncherError(f"cannot install the Tenant resource definition: {reason}") from error
+        async with client:
+
+            async def request(
+                method: str, path: str, *, body: Mapping[str, Any] | None = None
+            ) -> tuple[int, dict[str, Any]]:
+                headers = {"Accept": "application/json"}
+                for setting in (await client.configuration.auth_settings()).values():
+                    headers[setting["key"]] = setting["value"]
+                url = f"{client.configuration.host}{path}"
+                answer = await client.rest_client.request(method, url, headers=headers, body=body)
+                return answer.status, json.loads(await answer.read())
+
+            await install(request)
+    except (config.ConfigException, OSError) as error:
+        raise _failed(type(error).__name__) from error
 
 
-def _established(found: Any) -> bool:
+def _checked(status: int, answer: dict[str, Any]) -> dict[str, Any]:
+    if status not in (200, 201):
+        raise _failed(f"{status} {answer.get('reason') or ''}".strip())
+    return answer
+
+
+def _failed(reason: str) -> LauncherError:
+    return LauncherError(f"cannot install the Tenant resource definition: {reason}")
+
+
+def _established(found: Mapping[str, Any]) -> bool:
     return any(
-        condition.type == "Established" and condition.status == "True" for condition in found.status.conditions or ()
+        condition["type"] == "Established" and condition["status"] == "True"
+        for condition in found.get("status", {}).get("conditions") or ()
     )

@@ -22,8 +22,8 @@ from pathlib import Path
 import aiohttp
 
 from landlord.dev import folders, processes
+from landlord.dev.ports import free_port, on_free_port
 from landlord.dev.processes import Child, LauncherError, Unavailable
-from landlord.dev.service import free_port
 
 SOURCE = Path(__file__).with_name("restate_npm")
 VARIABLE = "LANDLORD_RESTATE_SERVER"
@@ -208,9 +208,14 @@ async def running(*, state: Path, nice: int = 0, identity_key: Path | None = Non
     with folders.held(state / "restate.lock", what=f"the Restate data of {state}"):
         program = await find_or_install()
         folder = folders.private(state / "restate")
-        server = RestateServer(program=program, folder=folder, nice=nice, identity_key=identity_key)
-        try:
+
+        async def started() -> RestateServer:
+            server = RestateServer(program=program, folder=folder, nice=nice, identity_key=identity_key)
             await server.start()
+            return server
+
+        server = await on_free_port(started)
+        try:
             yield server
         finally:
             await server.stop()

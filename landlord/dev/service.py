@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,13 +20,6 @@ START_TIMEOUT = 60.0
 STOP_TIMEOUT = 8.0
 
 _log = structlog.get_logger(__name__)
-
-
-def free_port() -> int:
-    """One that nobody listens on now."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 class Service:

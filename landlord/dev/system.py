@@ -15,9 +15,9 @@ from pydantic import SecretStr
 
 from landlord.database.engine import Database
 from landlord.dev import cluster, controlplane, definition, docker, folders, kubernetes_binaries, postgres, restate
+from landlord.dev.ports import free_port, on_free_port
 from landlord.dev.processes import LauncherError, Unavailable
-from landlord.dev.reset import remove_resources, remove_tenants
-from landlord.dev.service import Service, free_port
+from landlord.dev.service import Service
 from landlord.settings import Settings
 from landlord.tenants.migrations import MIGRATIONS
 from landlord.workflow import registry
@@ -27,6 +27,8 @@ A = TypeVar("A")
 B = TypeVar("B")
 LOWER = 5
 """Niceness of what works behind the API."""
+PATIENCE = 15.0
+"""Seconds that a control plane which only has to be started may take before a controller reconciles meanwhile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,40 +67,40 @@ class _Parts:
 
     async def background(self, name: str) -> Service:
         """A process without a public port."""
-        port = free_port()
-        return await self.started(self.service(name, port=port, LANDLORD_HEALTH_PORT=str(port)))
+
+        async def started() -> Service:
+            port = free_port()
+            return await self.started(self.service(name, port=port, LANDLORD_HEALTH_PORT=str(port)))
+
+        return await on_free_port(started)
 
 
 class System:
     """What runs; :meth:`complete` brings the slower half."""
 
-    def __init__(self, parts: _Parts, *, url: str) -> None:
+    def __init__(self, parts: _Parts, *, url: str, cluster: asyncio.Task[dict[str, str] | None]) -> None:
         self._parts = parts
+        self._cluster = cluster
         self.url = url
 
     async def complete(self) -> None:
         """Bring what reconciles and the Kubernetes door; returns when everything that will serve is serving.
 
-        The controller reconciles until the operator takes over. Where no cluster can be had it stays, and one line says
-        why.
+        Where the control plane has to be built or is slow, a controller reconciles until the operator takes over.
+        Where no cluster can be had it stays, and one line has said why.
         """
         parts = self._parts
-        controller, environment = await _together(parts.background("controller"), self._cluster())
+        await asyncio.wait({self._cluster}, timeout=PATIENCE if kubernetes_binaries.find() else 0)
+        controller = None
+        if not self._cluster.done() or self._cluster.result() is None:
+            controller = await parts.background("controller")
+        environment = await self._cluster
         if environment is None:
             return
         parts.environment.update(environment)
         await parts.background("operator")
-        await controller.stop()
-
-    async def _cluster(self) -> dict[str, str] | None:
-        try:
-            environment = await _cluster(self._parts)
-        except LauncherError as error:
-            self._parts.say(f"kubernetes: off ({error})")
-            return None
-        if environment is None:
-            self._parts.say("kubernetes: off")
-        return environment
+        if controller is not None:
+            await controller.stop()
 
 
 async def _together(first: Coroutine[None, None, A], second: Coroutine[None, None, B]) -> tuple[A, B]:
@@ -127,19 +129,32 @@ async def running(options: Options, *, say: Say) -> AsyncIterator[System]:
         if options.reset:
             await _reset(options, state=state, environment=environment, say=say)
         environment |= _kubeconfig(options, state=state)
-        environment["LANDLORD_DATABASE_URL"] = await _database(stack, state=state, say=say)
-        environment |= await _engine(options, stack=stack, state=state, say=say)
-        settings = _settings(environment)
-        await _migrate(settings)
         logs = folders.existing(state / "logs")
         parts = _Parts(options=options, stack=stack, environment=environment, logs=logs, say=say)
-        # Not without a worker: an engine that calls its workers takes no run before one has registered.
-        api, _ = await _together(
-            parts.started(parts.service("api", port=options.port, nice=0)), parts.background("worker")
-        )
-        say(f"serving: {api.address}")
-        say(f"logs: {logs}")
-        yield System(parts, url=api.address)
+        async with _beside(_cluster_or_word(parts)) as door:
+            environment["LANDLORD_DATABASE_URL"], engine = await _together(
+                _database(stack, state=state, say=say), _engine(options, stack=stack, state=state, say=say)
+            )
+            environment |= engine
+            await _migrate(_settings(environment))
+            # Not without a worker: an engine that calls its workers takes no run before one has registered.
+            api, _ = await _together(
+                parts.started(parts.service("api", port=options.port, nice=0)), parts.background("worker")
+            )
+            say(f"serving: {api.address}")
+            say(f"logs: {logs}")
+            yield System(parts, url=api.address, cluster=door)
+
+
+@asynccontextmanager
+async def _beside(work: Coroutine[None, None, A]) -> AsyncIterator[asyncio.Task[A]]:
+    """A task while the context lasts."""
+    task = asyncio.ensure_future(work)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def _settings(environment: Mapping[str, str]) -> Settings:
@@ -239,6 +254,18 @@ def _context(options: Options) -> cluster.Context | None:
     raise Unavailable(f"no context {options.kubernetes!r} in the kubeconfig; there are: {names}")
 
 
+async def _cluster_or_word(parts: _Parts) -> dict[str, str] | None:
+    """:func:`_cluster`, or null and a line that says why."""
+    try:
+        environment = await _cluster(parts)
+    except LauncherError as error:
+        parts.say(f"kubernetes: off ({error})")
+        return None
+    if environment is None:
+        parts.say("kubernetes: off")
+    return environment
+
+
 async def _cluster(parts: _Parts) -> dict[str, str] | None:
     """Make sure there is a cluster with our resource; what the operator's environment needs. Null for none."""
     options = parts.options
@@ -253,7 +280,7 @@ async def _cluster(parts: _Parts) -> dict[str, str] | None:
     plane = await parts.stack.enter_async_context(
         controlplane.running(binaries=binaries, state=parts.options.state, nice=LOWER)
     )
-    await definition.apply(context=None, kubeconfig=plane.kubeconfig)
+    await definition.install(plane.request)
     parts.say(f"kubernetes: export KUBECONFIG={plane.kubeconfig}")
     if binaries.kubectl is not None and shutil.which("kubectl") is None:
         parts.say(f"kubectl: {binaries.kubectl}")
@@ -262,6 +289,8 @@ async def _cluster(parts: _Parts) -> dict[str, str] | None:
 
 async def _reset(options: Options, *, state: Path, environment: Mapping[str, str], say: Say) -> None:
     """Remove what the tenants of this state made, then the state."""
+    from landlord.dev.reset import remove_tenants  # late, with the clients that a start does without
+
     if os.environ.get("LANDLORD_DATABASE_URL"):
         raise Unavailable("--reset does not delete a database of yours: unset LANDLORD_DATABASE_URL, or empty it")
     await _reset_contexts(options, state=state, say=say)
@@ -279,6 +308,8 @@ async def _reset(options: Options, *, state: Path, environment: Mapping[str, str
 
 async def _reset_contexts(options: Options, *, state: Path, say: Say) -> None:
     """Clusters of the user's outlive the state, and so would the resources in them, held by our finalizer."""
+    from landlord.dev.reset import remove_resources
+
     names = cluster.used(state=state)
     if names and options.kubernetes == "off":
         say(f"reset: Tenant resources that were made in {', '.join(names)} stay there, as --kubernetes is off")

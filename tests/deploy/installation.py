@@ -30,12 +30,12 @@ import pytest_asyncio
 import yaml
 from fixtures.components import ROOT, unavailable
 from fixtures.kubernetes import binaries
+from fixtures.ports import free_port
 from fixtures.postgres import sibling
 
 from landlord.dev import controlplane, processes
 from landlord.dev.controlplane import ControlPlane
 from landlord.dev.processes import Child, Unavailable
-from landlord.dev.service import free_port
 
 BASE = ROOT / "deploy" / "base"
 DOCKER = ROOT / "deploy" / "components" / "docker"

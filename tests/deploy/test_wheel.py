@@ -18,9 +18,9 @@ import aiohttp
 import pytest
 from deploy.installation import SECONDS
 from fixtures.components import ROOT
+from fixtures.ports import free_port
 
 from landlord.dev import processes
-from landlord.dev.service import free_port
 
 NEEDED = [
     "landlord/crds/tenants.yaml",

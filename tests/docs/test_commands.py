@@ -27,10 +27,10 @@ import pytest
 import pytest_asyncio
 from fixtures.components import ROOT, Need, unavailable
 from fixtures.kubernetes import binaries
+from fixtures.ports import free_port
 
 from landlord.dev import processes, restate
 from landlord.dev.processes import Unavailable
-from landlord.dev.service import free_port
 
 PAGES = ["README.md", "docs/concepts.md", "docs/operating.md", "deploy/README.md"]
 RESTATE_PAGE = "docs/providers/restate.md"

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
+import socket
 import stat
 import sys
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import aiodocker
@@ -16,12 +20,14 @@ import pytest
 from fixtures.components import ROOT
 from fixtures.docker import import_image
 from fixtures.kubernetes import Kubectl, SharedControlPlane, run_kubectl
+from fixtures.ports import free_port
 
-from landlord.dev import controlplane, docker, kubernetes_binaries, postgres
+from landlord.dev import controlplane, docker, kubernetes_binaries, ports, postgres, restate, system
 from landlord.dev.controlplane import ControlPlane
 from landlord.dev.docker import DockerEngine
 from landlord.dev.postgres import PostgresServer
 from landlord.dev.processes import LauncherError, start
+from landlord.dev.system import Options
 
 
 def test_a_fresh_database(empty_database_url: str) -> None:
@@ -124,7 +130,7 @@ async def _healthz(container: aiodocker.containers.DockerContainer) -> str:
 ORPHANS = """
 import asyncio, sys
 from pathlib import Path
-from landlord.dev import controlplane, docker, kubernetes_binaries, postgres
+from landlord.dev import controlplane, docker, kubernetes_binaries, ports, postgres, restate, system
 
 async def main(state):
     async with postgres.running(state=state) as server, docker.running(state=state) as engine, \\
@@ -176,6 +182,67 @@ async def test_nothing_outlives_a_killed_parent(
         controlplane.running(binaries=binaries, state=state) as plane,
     ):
         assert None not in (server.pid, engine.pid, plane.api_pid)
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening.getsockname()[1]
+
+
+async def test_an_api_server_whose_port_is_taken_goes_to_another(
+    own_control_plane: ControlPlane, taken_port: int
+) -> None:
+    await own_control_plane.stop_api()
+    (own_control_plane.kubeconfig.parent / "kubernetes" / "port").write_text(str(taken_port))
+    await own_control_plane.start_api()
+    assert own_control_plane.port != taken_port
+    assert (await own_control_plane.request("GET", "/readyz"))[0] == 200
+    assert own_control_plane.server in own_control_plane.kubeconfig.read_text()
+
+
+async def test_a_restate_server_whose_port_is_taken_goes_to_another(
+    restate_server: object, component_folder: Path, taken_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = itertools.chain([free_port(), taken_port], iter(free_port, None))
+    monkeypatch.setattr(restate, "free_port", lambda: next(given))
+    async with restate.running(state=component_folder) as server:
+        assert await server.ready()
+
+
+async def test_a_process_of_ours_whose_port_is_taken_goes_to_another(
+    database_url: str, tmp_path: Path, taken_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = iter([taken_port, free_port()])
+    monkeypatch.setattr(system, "free_port", lambda: next(given))
+    options = Options(port=1, state=tmp_path, workflow="local", compute="mock", kubernetes="off", reset=False)
+    async with AsyncExitStack() as stack:
+        environment = {"LANDLORD_DATABASE_URL": database_url}
+        parts = system._Parts(options=options, stack=stack, environment=environment, logs=tmp_path, say=lambda _: None)
+        controller = await parts.background("controller")
+        assert not controller.address.endswith(f":{taken_port}")
+        assert await controller.ready()
+
+
+async def test_a_port_that_cannot_be_had_is_not_tried_for_ever(taken_port: int) -> None:
+    tries = 0
+
+    async def start() -> None:
+        nonlocal tries
+        tries += 1
+        raise LauncherError(f"bind 127.0.0.1:{taken_port}: address already in use")
+
+    with pytest.raises(LauncherError, match="already in use"):
+        await ports.on_free_port(start)
+    assert tries == ports.ATTEMPTS
+
+
+def test_every_port_is_given_once() -> None:
+    """And none that the system would give to a connection."""
+    first, second = (ports.Ports(share=share, shares=200) for share in (0, 1))
+    given = [each.free() for each in (first, second) for _ in range(50)]
+    assert len(set(given)) == len(given)
+    assert max(given) < 32768
 
 
 async def test_a_state_folder_is_used_by_one_process_at_a_time(component_folder: Path) -> None:

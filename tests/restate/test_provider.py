@@ -11,11 +11,11 @@ from typing import Any
 import orjson
 import pytest
 import structlog.testing
+from fixtures.ports import free_port
 from fixtures.restate import registered, restate_settings
 
 from landlord import canonical
 from landlord.dev.restate import RestateServer
-from landlord.dev.service import free_port
 from landlord.settings import ConfigurationError, Settings
 from landlord.workflow.execution import Step
 from landlord.workflow.provider import ExecutionState, ProviderUnavailable, WorkflowRequest

@@ -1,0 +1,57 @@
+"""Ports on loopback for what is started here."""
+
+from __future__ import annotations
+
+import random
+import re
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import TypeVar
+
+from landlord.dev.processes import LauncherError
+
+LOWEST, HIGHEST = 12_000, 32_767
+"""Below what systems hand out by themselves (Linux from 32768): nobody's connection takes a port between our look and
+the server's start, nor that of a server which is away for a moment."""
+ATTEMPTS = 3
+
+T = TypeVar("T")
+
+
+class Ports:
+    """Gives each port once. ``share`` of ``shares``: processes with different ones never give the same."""
+
+    def __init__(self, *, share: int = 0, shares: int = 1) -> None:
+        self._left = list(range(LOWEST + share, HIGHEST + 1, shares))
+        random.shuffle(self._left)
+
+    def free(self) -> int:
+        """One that nobody listens on now. Raises :class:`LauncherError` if there is none left."""
+        while self._left:
+            port = self._left.pop()
+            with suppress(OSError), socket.socket() as found:
+                found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                found.bind(("127.0.0.1", port))
+                return port
+        raise LauncherError(f"every port from {LOWEST} to {HIGHEST} is taken")
+
+
+free_port = Ports().free
+"""This process's."""
+
+
+def taken(error: LauncherError) -> bool:
+    """Whether a program did not start because another one listens on its port."""
+    return re.search("address (already )?in use", str(error), re.IGNORECASE) is not None
+
+
+async def on_free_port(start: Callable[[], Awaitable[T]]) -> T:
+    """What ``start()`` gives; it is called again with another port where the one it took has been taken meanwhile."""
+    for left in reversed(range(ATTEMPTS)):
+        try:
+            return await start()
+        except LauncherError as error:
+            if not left or not taken(error):
+                raise
+    raise AssertionError("the last attempt has returned or raised")
