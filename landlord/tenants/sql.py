@@ -118,7 +118,9 @@ left join purged_tenants p on p.id = w.id
 
 _PAGE = f"""
 select t.id, {_SNAPSHOT}, null, null, null
-from tenants t left join executions e on e.execution_id = t.head and e.ended_at is null
+from tenants t left join lateral (  -- with a limit it stays a look-up for each row, and never a walk through all
+    select * from executions where execution_id = t.head and ended_at is null limit 1
+) e on true
 where {{conditions}}
 order by t.id
 limit :limit

@@ -18,6 +18,10 @@ HOLDS = {"installation": "i", "execution_id": ["a"], "fence": [1]}
 STATEMENTS: dict[str, tuple[TextClause, dict[str, Any]]] = {
     "load": (sql.LOAD, {"ids": ["a", "b"]}),
     "commit": (sql.COMMIT, {"changes": "[]"}),
+    "page": (
+        sql.page(status=False, compute_provider=False, labels=False, include_deleted=False, after=True),
+        {"after": "a", "limit": 100},
+    ),
     "look at": (sql.LOOK_AT, {"items": "[]"}),
     "owners": (sql.OWNERS, {"ids": ["a"]}),
     "insert": (statements.INSERT, {"installation": "i", "ids": ["a"], "payloads": [b""], "digests": [""]}),
@@ -33,7 +37,7 @@ STATEMENTS: dict[str, tuple[TextClause, dict[str, Any]]] = {
 TABLES = r"(?:tenants|executions|local_executions|local_steps|purged_tenants)"
 WHOLE = re.compile(rf"Seq Scan on {TABLES}\b")
 BY_KEY = re.compile(rf"Index (?:Only )?Scan using \w+ on {TABLES}\b.*\n(?:\s*(?!Index Cond).*\n)?\s*Index Cond: (.*)")
-KEYS = ("execution_id", "tenant_id", "id =", "due_at", "ended_at", "next_check_at")
+KEYS = ("execution_id", "tenant_id", "id =", "id >", "due_at", "ended_at", "next_check_at")
 
 
 @pytest.fixture
@@ -52,3 +56,12 @@ async def test_rows_are_looked_up_by_key_from_the_first_plan_on(database: Databa
     conditions = BY_KEY.findall(plan)
     assert all(any(key in condition for key in KEYS) for condition in conditions), plan
     assert conditions or "Bitmap" in plan or name == "insert", plan
+
+
+async def test_a_page_looks_the_runs_of_its_tenants_up(database: Database) -> None:
+    """However many executions there are: one look-up for each row."""
+    statement, parameters = STATEMENTS["page"]
+    async with database.connect() as connection:
+        rows = await connection.execute(text(f"explain {statement.text}"), parameters)
+        plan = "\n".join(row[0] for row in rows)
+    assert re.search(r"Index Cond: \(\(?execution_id = t\.head\)", plan), plan
