@@ -198,6 +198,24 @@ def must_bind(tenant: Tenant, resource: Resource) -> bool:
     )
 
 
+def undisputed(tenant: Tenant, resource: Resource) -> bool:
+    """Whether nothing but the first binding and the status can be left to write.
+
+    For these, an older version of the resource is good enough: it is a compare-and-set that writes. Everything else,
+    an edit above all, has to be seen in the resource as it is now.
+    """
+    return (
+        owner(tenant, resource) is Owner.OURS
+        and tenant.living
+        and not tenant.detached
+        and not resource.terminating
+        and tenant.resource_uid in (None, resource.uid)
+        and resource.recorded_generation <= tenant.generation
+        and not is_edit(tenant, resource)
+        and mirror_patch(tenant, resource) is None
+    )
+
+
 def same_spec(tenant: Tenant, resource: Resource) -> bool:
     """Whether the resource asks for what the record says; an absent provider means the record's."""
     written = {"computeProvider": tenant.compute_provider, **resource.spec}

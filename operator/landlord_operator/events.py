@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import uuid
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,9 @@ import structlog
 from landlord.kubernetes import API_VERSION, KIND, KubernetesError, TenantResources
 from landlord.mirror import Resource
 from landlord_operator.conditions import READY, STALLED, timestamp
+
+WAITING = 10_000
+"""Events that may wait to be written."""
 
 _SILENT = {"Planning", "Provisioning", "Updating", "Requested", "UpdatePending"}
 """Steps on the way: what the status says for a moment."""
@@ -58,19 +62,33 @@ def _conditions(status: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Recorder:
-    """Writes Events. What cannot be written is forgotten: the status says the same."""
+    """Writes Events, one after the other, while :meth:`run` runs: no status waits for them.
+
+    What cannot be written, and what is too much, is forgotten: the status says the same.
+    """
 
     def __init__(self, resources: TenantResources) -> None:
         self._resources = resources
         self._instance = socket.gethostname()
+        self._waiting: asyncio.Queue[dict[str, Any]] = asyncio.Queue(WAITING)
 
-    async def tell(self, resource: Resource, *, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    def tell(self, resource: Resource, *, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
         """The Events of one status write that has just been made."""
         for transition in transitions(before, after):
             try:
-                await self._resources.record(resource.namespace, self._event(resource, transition))
+                self._waiting.put_nowait(self._event(resource, transition))
+            except asyncio.QueueFull:
+                _log.warning("event not recorded", tenant=resource.name, reason=transition.reason, error="too many")
+
+    async def run(self) -> None:
+        """Write for ever."""
+        while True:
+            event = await self._waiting.get()
+            try:
+                await self._resources.record(event["metadata"]["namespace"], event)
             except KubernetesError as error:
-                _log.info("event not recorded", tenant=resource.name, reason=transition.reason, error=str(error))
+                name = event["involvedObject"]["name"]
+                _log.info("event not recorded", tenant=name, reason=event["reason"], error=str(error))
 
     def _event(self, resource: Resource, transition: Transition) -> dict[str, Any]:
         now = timestamp(datetime.now(UTC))

@@ -73,7 +73,7 @@ def build(*, saw: Callable[[Sighting], None], context: str | None) -> kopf.Opera
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
     async def observe(event: Mapping[str, Any], **_: Any) -> None:
-        saw(Sighting.of(event["object"], gone=event["type"] == "DELETED"))
+        saw(Sighting.watched(event["object"], gone=event["type"] == "DELETED"))
 
     return registry
 
@@ -94,4 +94,5 @@ async def _credentials(context: str | None) -> kopf.ConnectionInfo:
         token=token or scheme or None,
         certificate_path=configuration.cert_file,
         private_key_path=configuration.key_file,
+        proxy_url=configuration.proxy,
     )

@@ -9,9 +9,11 @@ from landlord.database.listen import listen
 from landlord.installation import Installation
 from landlord.kubernetes import Forbidden, KubernetesError, TenantResources
 from landlord.tenants.sql import CHANNEL
+from landlord_operator.events import Recorder
 from landlord_operator.gate import ClusterGate
 from landlord_operator.passes import Passes
 from landlord_operator.resync import Resync
+from landlord_operator.sides import Sides
 from landlord_operator.sync import TenantSync
 from landlord_operator.watch import Watch
 
@@ -27,15 +29,14 @@ class Operator:
         self._reconciler = installation.reconciler()
         self._resources = resources
         self._gate = ClusterGate(resources, returned=self._returned)
-        self._passes = Passes(
-            TenantSync(
-                repository=installation.repository,
-                service=installation.service,
-                resources=resources,
-                namespace=settings.kubernetes_namespace,
-            ),
-            gate=self._gate,
+        self._recorder = Recorder(resources)
+        sides = Sides(
+            repository=installation.repository,
+            service=installation.service,
+            resources=resources,
+            recorder=self._recorder,
         )
+        self._passes = Passes(TenantSync(sides=sides, namespace=settings.kubernetes_namespace), gate=self._gate)
         self._resync = Resync(
             repository=installation.repository,
             resources=resources,
@@ -69,6 +70,7 @@ class Operator:
             group.create_task(self._reconciler.run(), name="reconciler")
             group.create_task(self._gate.run(), name="cluster gate")
             group.create_task(self._passes.run(), name="passes")
+            group.create_task(self._recorder.run(), name="events")
             group.create_task(self._resync.run(), name="resync")
             group.create_task(self._watch.run(), name="watch")
             group.create_task(self._listen(), name="listen")

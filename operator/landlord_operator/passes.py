@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
@@ -20,7 +20,8 @@ from landlord.kubernetes import KubernetesError, NotFound, Rejected, Unavailable
 from landlord.mirror import Resource
 from landlord.queue import KeyedQueue
 from landlord_operator.gate import ClusterGate
-from landlord_operator.sync import SETTLE, Done, TenantSync
+from landlord_operator.look import SETTLE, moves
+from landlord_operator.sync import Done, TenantSync
 
 WORKERS = 32
 PATIENCE = 0.8
@@ -44,16 +45,23 @@ class Sighting:
     """``resourceVersion``; null for one that is gone."""
     urgent: bool
     """Somebody else than we has done something to it."""
+    resource: Resource | None = None
+    """As the watch has shown it, in the order of its versions; null for one that only a list has, in none."""
 
     @classmethod
-    def of(cls, body: Mapping[str, Any], *, gone: bool = False) -> Sighting:
+    def watched(cls, body: Mapping[str, Any], *, gone: bool) -> Sighting:
         resource = Resource.parse(body)
         return cls(
             namespace=resource.namespace,
             name=resource.name,
             version=None if gone else resource.resource_version,
             urgent=gone or resource.terminating or not resource.described,
+            resource=None if gone else resource,
         )
+
+    @classmethod
+    def listed(cls, body: Mapping[str, Any]) -> Sighting:
+        return replace(cls.watched(body, gone=False), resource=None)
 
 
 class Passes:
@@ -63,8 +71,8 @@ class Passes:
         self._sync = sync
         self._gate = gate
         self._queue: KeyedQueue[str] = KeyedQueue(backoff=0.1, backoff_limit=60)
-        self._seen: dict[str, dict[str, str | None]] = {}
-        """Sightings that no pass has looked into yet, by name and namespace."""
+        self._seen: dict[str, dict[str, Sighting]] = {}
+        """What no pass has looked into yet, by name and namespace."""
         self._left: dict[str, Done] = {}
         self._since: dict[str, float] = {}
         """When a status was first held back."""
@@ -82,7 +90,7 @@ class Passes:
         left = self._left.get(sighting.name)
         if left is not None and left.versions.get(sighting.namespace, "") == sighting.version:
             return
-        self._seen.setdefault(sighting.name, {})[sighting.namespace] = sighting.version
+        self._seen.setdefault(sighting.name, {})[sighting.namespace] = sighting
         if sighting.urgent:
             self._urgent.add(sighting.name)
             self._queue.put(sighting.name)
@@ -146,22 +154,23 @@ class Passes:
         self._urgent.add(name)
         return False
 
-    async def _pass(self, name: str, *, seen: Mapping[str, str | None], urgent: bool) -> None:
+    async def _pass(self, name: str, *, seen: Mapping[str, Sighting], urgent: bool) -> None:
         left = self._left.get(name)
         places = list(dict.fromkeys([*seen, *(left.versions if left else ())]))
         snapshot = await self._sync.load(name)
         tenant = snapshot.tenant
         revision = tenant.revision if tenant else None
-        known = left is not None and all(left.versions.get(place, "") == seen[place] for place in seen)
+        known = left is not None and all(left.versions.get(place, "") == each.version for place, each in seen.items())
         if left is not None and known and left.revision == revision and not left.held_back:
             return
         since = self._since.setdefault(name, time.monotonic())
         patient = time.monotonic() - since < PATIENCE
-        if patient and not urgent and tenant is not None and self._sync.moves(snapshot):
+        if patient and not urgent and tenant is not None and moves(snapshot):
             self._seen[name] = {**seen, **self._seen.get(name, {})}
             self._queue.put_later(name, seconds=SETTLE)
             return
-        done = await self._sync.run(name, namespaces=places, patient=patient)
+        shown = {place: each.resource for place, each in seen.items() if each.resource is not None}
+        done = await self._sync.run(snapshot, namespaces=places, shown=shown, patient=patient)
         if done.held_back:
             self._queue.put_later(name, seconds=SETTLE)
         else:

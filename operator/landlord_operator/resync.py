@@ -75,7 +75,7 @@ class Resync:
         listed = set()
         async for page in self._resources.pages():
             for body in page:
-                sighting = Sighting.of(body)
+                sighting = Sighting.listed(body)
                 listed.add((sighting.namespace, sighting.name))
                 self._passes.saw(sighting)
         return listed

@@ -25,7 +25,9 @@ from landlord.tenants.model import Audit, Door, Snapshot, Tenant
 from landlord.tenants.service import Answer
 from landlord.workflow.client import WorkflowClient
 from landlord.workflow.providers.mock import MockProvider
+from landlord_operator.events import Recorder
 from landlord_operator.operator import Operator
+from landlord_operator.sides import Sides
 from landlord_operator.sync import TenantSync
 
 SECONDS = 20
@@ -33,13 +35,16 @@ SECONDS = 20
 
 
 class CountingResources(TenantResources):
-    """Counts the writes it makes, by resource."""
+    """Counts the writes it makes, by resource, and how often it reads."""
 
     def __init__(self, configuration: Any) -> None:
         super().__init__(configuration)
         self.writes: Counter[str] = Counter()
+        self.reads = 0
 
     async def _call(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
+        if method == "GET":
+            self.reads += 1
         answer = await super()._call(method, path, **arguments)
         if method != "GET":
             kind = "events" if path.endswith("/events") else "tenants"
@@ -71,17 +76,22 @@ class Landlord:
             with contextlib.suppress(asyncio.CancelledError):
                 await running
 
-    def sync(self) -> TenantSync:
-        """One operator's passes, by hand."""
-        return TenantSync(
+    def sides(self) -> Sides:
+        """What an operator does, by hand."""
+        return Sides(
             repository=self.installation.repository,
             service=self.installation.service,
             resources=self.resources,
-            namespace=self.namespace,
+            recorder=Recorder(self.resources),
         )
 
+    def sync(self) -> TenantSync:
+        """One operator's passes, by hand."""
+        return TenantSync(sides=self.sides(), namespace=self.namespace)
+
     async def look(self, *namespaces: str, sync: TenantSync | None = None) -> None:
-        await (sync or self.sync()).run(self.name, namespaces=namespaces or [self.namespace], patient=False)
+        sync = sync or self.sync()
+        await sync.run(await sync.load(self.name), namespaces=namespaces or [self.namespace], shown={}, patient=False)
 
     async def reconcile(self) -> None:
         """What the reconciler would do until nothing is left."""

@@ -193,7 +193,7 @@ async def test_detached_survives_a_crash_before_the_finalizer_went(landlord: Lan
     resource, record = await landlord.there(), await landlord.record()
     from landlord.tenants.commands import Remove
 
-    await landlord.sync().submit(record, resource, Remove(identity=resource.identity, retain=True))
+    await landlord.sides().submit(record, resource, Remove(identity=resource.identity, retain=True))
     assert await landlord.resource() is not None
     await landlord.look()
     assert await landlord.resource() is None

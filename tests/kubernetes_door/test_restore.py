@@ -71,7 +71,7 @@ async def test_slow_operator_does_not_write_over_what_came_after(landlord: Landl
     row, resource = await landlord.record(), await landlord.there()
     await landlord.look()
     await landlord.rest(Replace(compute_config={"size": 3}))
-    await landlord.sync().submit(row, resource, edit({"size": 2}, resource))
+    await landlord.sides().submit(row, resource, edit({"size": 2}, resource))
     assert (await landlord.record()).compute_config == {"size": 3}
     assert await edits(landlord) == 2
 
@@ -80,7 +80,7 @@ async def test_crash_between_ingest_and_stamp(landlord: Landlord) -> None:
     await ready(landlord)
     await landlord.merge({"spec": {"computeConfig": {"size": 2}}})
     row, resource = await landlord.record(), await landlord.there()
-    await landlord.sync().submit(row, resource, edit({"size": 2}, resource))
+    await landlord.sides().submit(row, resource, edit({"size": 2}, resource))
     await landlord.rest(Replace(compute_config={"size": 3}))
     await landlord.look()
     assert await edits(landlord) == 2
@@ -93,7 +93,7 @@ async def test_revert_by_the_user_between_ingest_and_stamp(landlord: Landlord) -
     await ready(landlord)
     await landlord.merge({"spec": {"computeConfig": {"size": 2}}})
     row, resource = await landlord.record(), await landlord.there()
-    await landlord.sync().submit(row, resource, edit({"size": 2}, resource))
+    await landlord.sides().submit(row, resource, edit({"size": 2}, resource))
     await landlord.kubectl(
         "patch", "tenant", landlord.name, "--type=json", "-p",
         '[{"op": "replace", "path": "/spec/computeConfig", "value": {"size": 1}}]',

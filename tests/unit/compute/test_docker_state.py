@@ -72,6 +72,10 @@ def verdict(found: state.Found, now: datetime = NOW) -> tuple[str, str, str]:
             ("failed", "unhealthy", "out of memory (exit code 137, limit 64 MiB)"),
         ),
         (
+            {"Status": "exited", "ExitCode": 137, "OOMKilled": False},
+            ("failed", "unhealthy", "killed, perhaps out of memory (exit code 137, limit 64 MiB)"),
+        ),
+        (
             {"Status": "restarting", "restarts": 2, "ExitCode": 1},
             ("starting", "unhealthy", "keeps exiting (2 restarts): exit code 1"),
         ),

@@ -17,6 +17,8 @@ SETTLED = 5.0
 """Seconds without a restart after which a container that nothing checks counts as running."""
 CRASHES = 8
 """Restarts after which a container that restarts is given up: the engine doubles its pause, so that is about 25 s."""
+SIGKILLED = 128 + 9
+"""Exit code of a program that was killed."""
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - recognised, not bound
 
 
@@ -164,10 +166,12 @@ def _judge_running(found: Found, *, now: datetime | None, restarts: int) -> tupl
 
 def _exit(data: Mapping[str, Any]) -> str:
     """Why it ended, without the program's own words and without the engine's (they may quote the environment)."""
-    state = data["State"]
+    state, limit = data["State"], int(data["HostConfig"].get("Memory") or 0) // MIB
     if state.get("OOMKilled"):
-        limit = int(data["HostConfig"].get("Memory") or 0) // MIB
         return f"out of memory (exit code {state.get('ExitCode')}, limit {limit} MiB)"
+    if state.get("ExitCode") == SIGKILLED and limit:
+        # With cgroup v2 the engine hears of it only sometimes: https://github.com/hashicorp/nomad/issues/13119
+        return f"killed, perhaps out of memory (exit code {SIGKILLED}, limit {limit} MiB)"
     return f"exit code {state.get('ExitCode')}"
 
 
