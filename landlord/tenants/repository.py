@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 import orjson
+from msgspec import convert
 from msgspec.structs import asdict
 from psycopg.errors import DeadlockDetected, SerializationFailure
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
@@ -18,20 +19,16 @@ from landlord.database.coalescer import Coalescer
 from landlord.database.engine import Database, DatabaseUnavailable
 from landlord.tenants import sql
 from landlord.tenants.model import (
-    Action,
     Audit,
     Change,
-    DeletionPolicy,
     Door,
     Execution,
     IdempotencyKey,
     Remains,
     Snapshot,
-    Stalled,
     Status,
     Tenant,
 )
-from landlord.workflow.provider import ExecutionState
 
 _ATTEMPTS = 5
 """Of a statement that Postgres broke off for another's sake."""
@@ -308,19 +305,11 @@ def _remains(generation: int | None, version: int | None, counters: dict[str, in
 
 
 def _tenant(values: Sequence[Any]) -> Tenant:
-    value = dict(zip(sql.TENANT, values, strict=True))
-    value["status"] = Status(value["status"])
-    value["deletion_policy"] = DeletionPolicy(value["deletion_policy"])
-    value["stalled"] = Stalled(value["stalled"]) if value["stalled"] else None
-    return Tenant(**value)
+    return convert(dict(zip(sql.TENANT, values, strict=True)), Tenant)
 
 
 def _execution(values: Sequence[Any]) -> Execution:
-    value = dict(zip(sql.EXECUTION, values, strict=True))
-    value["action"] = Action(value["action"])
-    value["source"] = Door(value["source"])
-    value["state"] = ExecutionState(value["state"])
-    return Execution(**value)
+    return convert(dict(zip(sql.EXECUTION, values, strict=True)), Execution)
 
 
 def _audit(value: dict[str, Any]) -> Audit:

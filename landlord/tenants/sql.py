@@ -6,7 +6,7 @@ which costs both sides half of what JSON does. Either way a column is named in t
 
 from __future__ import annotations
 
-from sqlalchemy import TextClause, text
+from sqlalchemy import TextClause, TextualSelect, column, text
 
 from landlord.tenants.model import Execution, Tenant
 
@@ -28,6 +28,11 @@ def _names(columns: tuple[str, ...], prefix: str = "") -> str:
 def _read(columns: tuple[str, ...], prefix: str) -> str:
     """The columns as the model has them: a UUID is text."""
     return ", ".join(f"{prefix}{column}{'::text' if column == 'incarnation' else ''}" for column in columns)
+
+
+def _positional(statement: str, *, columns: int) -> TextualSelect:
+    """Of a statement whose columns SQLAlchemy is told, it keeps what it made of them; else it looks anew every time."""
+    return text(statement).columns(*(column(f"c{number}") for number in range(columns)))
 
 
 _CHANGING = tuple(column for column in EXECUTION if column not in _FIXED)
@@ -105,14 +110,15 @@ from rows left join done using (i) order by rows.i
 
 _SNAPSHOT = f"now(), {_read(TENANT, 't.')}, {_read(EXECUTION, 'e.')}"
 
-LOAD: TextClause = text(
+LOAD: TextualSelect = _positional(
     f"""
 select w.id, {_SNAPSHOT}, p.generation, p.version, p.counters
 from unnest(cast(:ids as text[])) as w(id)
 left join tenants t on t.id = w.id
 left join executions e on e.tenant_id = t.id and (e.ended_at is null or e.execution_id = t.head)
 left join purged_tenants p on p.id = w.id
-"""  # noqa: S608 - built from our own column names
+""",  # noqa: S608 - built from our own column names
+    columns=2 + len(TENANT) + len(EXECUTION) + 3,
 )
 """A row for each execution of a tenant (one if it has none)."""
 

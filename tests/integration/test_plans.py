@@ -50,7 +50,7 @@ async def database(test_database_url: str) -> AsyncIterator[Database]:
 async def test_rows_are_looked_up_by_key_from_the_first_plan_on(database: Database, name: str) -> None:
     statement, parameters = STATEMENTS[name]
     async with database.connect() as connection:
-        rows = await connection.execute(text(f"explain {statement.text}"), parameters)
+        rows = await connection.execute(text(f"explain {statement}"), parameters)
         plan = "\n".join(row[0] for row in rows) + "\n"
     assert not WHOLE.search(plan), plan
     conditions = BY_KEY.findall(plan)
@@ -62,6 +62,6 @@ async def test_a_page_looks_the_runs_of_its_tenants_up(database: Database) -> No
     """However many executions there are: one look-up for each row."""
     statement, parameters = STATEMENTS["page"]
     async with database.connect() as connection:
-        rows = await connection.execute(text(f"explain {statement.text}"), parameters)
+        rows = await connection.execute(text(f"explain {statement}"), parameters)
         plan = "\n".join(row[0] for row in rows)
     assert re.search(r"Index Cond: \(\(?execution_id = t\.head\)", plan), plan
