@@ -1,7 +1,7 @@
 """Which calls of a path something happens to, where all of them at every run would take too long.
 
 Every so many of them, and another time the ones beside those: which ones follows from the number of commits and the
-day, so that CI goes round. ``LANDLORD_TESTS_ROTATION=all`` takes all of them, ``LANDLORD_TESTS_ROTATION=3`` the third
+day, so that CI goes round. ``CRASH_ROTATION=all`` takes all of them, ``CRASH_ROTATION=3`` the third
 lot, to see it again.
 """
 
@@ -13,7 +13,8 @@ import subprocess
 import time
 from pathlib import Path
 
-VARIABLE = "LANDLORD_TESTS_ROTATION"
+VARIABLE = "CRASH_ROTATION"
+"""Without the prefix of settings: every process refuses one that it does not know."""
 
 
 @functools.cache
