@@ -177,7 +177,10 @@ async def test_a_worker_is_ready_once_it_has_registered_itself(restate_server: d
             async with asyncio.timeout(20):
                 while (fault := await fault_of(unreachable)) == unregistered:
                     await asyncio.sleep(0.02)
-            assert fault is not None  # but why it cannot
+            assert fault == (
+                "restate: does not take the worker (META0003): LANDLORD_RESTATE_WORKER_URL must be an address where"
+                " Restate reaches it"
+            )
         reachable = new.model_copy(update={"restate_worker_url": None})
         async with running(TenantWorker(settings=reachable)) as worker, asyncio.timeout(20):
             while await fault_of(worker) is not None:

@@ -28,7 +28,7 @@ _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a door said: a status below 500 and its body."""
+    """What a door said: a status and its body."""
 
     status: int
     body: bytes
@@ -40,6 +40,20 @@ class Answer:
             return orjson.loads(self.body)
         except orjson.JSONDecodeError:
             raise ProviderUnavailable(f"restate: what answers ({self.status}) is no Restate server") from None
+
+    @property
+    def code(self) -> str | None:
+        """Restate's own name of what is wrong: https://docs.restate.dev/references/errors."""
+        try:
+            value = orjson.loads(self.body)
+        except orjson.JSONDecodeError:
+            return None
+        return value.get("restate_code") if isinstance(value, dict) else None
+
+    @property
+    def failed(self) -> bool:
+        """The door cannot serve now: not that a run has failed, nor that a worker could not be asked (META0003)."""
+        return self.status >= 500 and self.source != "invocation" and self.code != "META0003"
 
 
 class Engine:
@@ -129,7 +143,7 @@ class Engine:
             raise ProviderUnavailable(
                 f"restate: the {door} refuses our credentials ({answer.status}): check LANDLORD_RESTATE_TOKEN"
             )
-        if answer.status in (407, 429) or (answer.status >= 500 and answer.source != "invocation"):
+        if answer.status in (407, 429) or answer.failed:
             raise ProviderUnavailable(f"restate: the {door} cannot serve now ({answer.status})")
         return answer
 

@@ -228,14 +228,12 @@ class RestateWorker(Worker):
     async def _register(self, *, force: bool) -> None:
         """Of an address that is known Restate asks nothing again, unless ``force``."""
         answer = await self._engine.admin("POST", "/deployments", value={"uri": self._url, "force": force})
-        value = answer.json()
         if answer.status not in (200, 201):
-            code = value.get("restate_code") if isinstance(value, dict) else None
             raise ProviderUnavailable(
-                f"restate: does not take the worker ({code or answer.status}): LANDLORD_RESTATE_WORKER_URL must be an"
-                " address where Restate reaches it"
+                f"restate: does not take the worker ({answer.code or answer.status}): LANDLORD_RESTATE_WORKER_URL must"
+                " be an address where Restate reaches it"
             )
-        if self._service not in rows.services(value):
+        if self._service not in rows.services(answer.json()):
             raise ProviderUnavailable(
                 "restate: knows the worker's address as that of another installation: give this one another"
                 " LANDLORD_RESTATE_WORKER_URL, or remove that deployment from Restate"
