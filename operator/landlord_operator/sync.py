@@ -52,34 +52,28 @@ class TenantSync:
         """
         places = await self._places(snapshot, namespaces)
         looks: dict[str, Look] = {}
-
-        async def look(place: str, resource: Resource | None) -> None:
-            nonlocal snapshot
-            looks[place] = one = Look(
-                sides=self._sides,
-                name=snapshot.id,
-                namespace=place,
-                patient=patient,
-                snapshot=snapshot,
-                shown=resource,
-            )
-            await one.run()
-            snapshot = one.snapshot
-
         for place in places:
-            await look(place, shown.get(place))
+            looks[place] = await self._look(place, snapshot=snapshot, shown=shown.get(place), patient=patient)
+            snapshot = looks[place].snapshot
         if snapshot.tenant is not None and self._home(snapshot.tenant) not in _found(looks):
             snapshot = await self._sides.load(snapshot.id)
             if snapshot.tenant is not None and mirror.wanted(snapshot.tenant):
                 home = self._home(snapshot.tenant)
                 made = await self._create(snapshot.tenant, namespace=home)
-                await look(home, made)
+                looks[home] = await self._look(home, snapshot=snapshot, shown=made, patient=patient)
         revisions = {_revision(look.snapshot) for look in looks.values()} or {_revision(snapshot)}
         return Done(
             revision=revisions.pop() if len(revisions) == 1 else UNSETTLED,
             versions={place: look.version for place, look in looks.items()},
             held_back=any(look.held_back for look in looks.values()),
         )
+
+    async def _look(self, place: str, *, snapshot: Snapshot, shown: Resource | None, patient: bool) -> Look:
+        look = Look(
+            sides=self._sides, name=snapshot.id, namespace=place, patient=patient, snapshot=snapshot, shown=shown
+        )
+        await look.run()
+        return look
 
     def _home(self, tenant: Tenant) -> str:
         return tenant.namespace or self._namespace
