@@ -141,7 +141,8 @@ def _next(snapshot: Snapshot, tenant: Tenant, ended: Execution, *, policy: Polic
         return replace(tenant, workflow_execution_id=None), None, None
     if held:
         return (tenant if waiting else outcome.rest(tenant, ended)), None, None
-    tenant = replace(tenant, stalled=None)
+    if tenant.stalled not in outcome.IDLE:  # that it is tried again is no progress yet
+        tenant = replace(tenant, stalled=None)
     tenant, following = outcome.follow(tenant, action, waiting=waiting, now=snapshot.now, policy=policy)
     return tenant, following, None
 
@@ -190,10 +191,12 @@ def _active(snapshot: Snapshot, tenant: Tenant, sent: Execution, *, word: Execut
     restored = tenant
     if tenant.stalled is Stalled.ENGINE_NOT_CONFIGURED:
         restored = replace(tenant, stalled=None, status_message="")
+    if word.state is ExecutionState.RUNNING:
+        restored = outcome.moving(restored)
     if tenant.head == sent.execution_id and tenant.workflow_execution_id is None:
         restored = replace(restored, workflow_execution_id=sent.execution_id, status_message="")
     if seen == sent and restored == tenant:
-        return Decision(check_in=policy.poll)
+        return Decision(check_in=_patience(seen, now=now, policy=policy))
     event = "run found" if restored != tenant else None
     change = _change(
         snapshot, restored, updated=(seen,), event=event, why=f"{sent.execution_id} is {word.state}", policy=policy
@@ -318,8 +321,15 @@ def next_check(tenant: Tenant, executions: tuple[Execution, ...], *, now: dateti
         if execution.cancel_requested_at is not None:
             times.append(now + timedelta(seconds=2))
         elif execution.running:
-            # One just sent may not have arrived: whoever sent it may be gone before the trigger.
-            times.append(now + timedelta(seconds=policy.poll if execution.seen else policy.trigger_timeout))
+            times.append(now + timedelta(seconds=_patience(execution, now=now, policy=policy)))
         else:
             times.append(max(execution.not_before or now, now))
     return min(times, default=None)
+
+
+def _patience(sent: Execution, *, now: datetime, policy: Policy) -> float:
+    """Seconds until a run under way is looked at: its end is pushed, its deadline is not."""
+    # One just sent may not have arrived: whoever sent it may be gone before the trigger.
+    patience = policy.poll if sent.seen else policy.trigger_timeout
+    left = (sent.deadline - now).total_seconds() if sent.deadline is not None else patience
+    return max(0.0, min(patience, left))

@@ -21,6 +21,9 @@ from landlord.workflow.provider import ExecutionInfo, ExecutionState, WorkflowFa
 OBSERVED_LIMIT = 65_536
 """Bytes of ``observed_config``."""
 
+IDLE = (Stalled.DEADLINE_EXCEEDED, Stalled.ENGINE_PAUSED)
+"""Why a run was broken off in which nothing happened any more: true of the tenant until something happens again."""
+
 Outcome = tuple[Tenant, Execution | None, Event | None]
 """The new row, the execution to insert or to send in place of the waiting one, and the transition taken."""
 
@@ -41,6 +44,11 @@ def close(execution: Execution, word: ExecutionInfo, *, now: datetime) -> Execut
 def concerns(tenant: Tenant, execution: Execution) -> bool:
     """Whether the end of this run moves the tenant at all."""
     return execution.incarnation == tenant.incarnation and ACTIONS.get(tenant.status) is execution.action
+
+
+def moving(tenant: Tenant) -> Tenant:
+    """Its run is being carried out, or was."""
+    return replace(tenant, stalled=None) if tenant.stalled in IDLE else tenant
 
 
 def succeed(tenant: Tenant, ended: Execution, *, waiting: Execution | None, now: datetime, policy: Policy) -> Outcome:
@@ -71,6 +79,7 @@ def fail(tenant: Tenant, ended: Execution, *, now: datetime, policy: Policy) -> 
     if failure.code == "NewerGeneration" and (ahead := failure.details.get("existing_generation")):
         return record_behind(rest(tenant, ended), generation=int(ahead)), None, None
     deleting = tenant.status is Status.DELETING
+    tenant = moving(tenant)
     if ended.generation != tenant.generation and not deleting:
         tenant = replace(tenant, attempts=0)
         if tenant.paused:

@@ -335,8 +335,49 @@ async def test_a_run_its_engine_has_paused_is_cancelled_and_run_anew(
     assert found.stalled is Stalled.ENGINE_PAUSED
     await reconciler.reconcile(name)
     found = await tenant(parts, name)
-    assert (found.stalled, found.attempts) == (None, 0)
+    assert (found.stalled, found.attempts) == (Stalled.ENGINE_PAUSED, 0), "that it was started anew is no progress"
     assert found.workflow_execution_id == f"tenant-{name}-plan-2"
+    await reconciler.reconcile(name)
+    assert (await tenant(parts, name)).stalled is None, "it is running"
+
+
+@pytest.mark.parametrize("end", [Succeed(output={}), Fail(code="Broken", message="no")])
+async def test_stalled_until_something_moves(
+    parts: Installation, engine: MockProvider, reconciler: Reconciler, end: Succeed | Fail
+) -> None:
+    """Workers away for one deadline after the other: each new run waits like the last, and the status says so."""
+    name = unique()
+    engine.default = Stay(state=ExecutionState.PENDING)
+    await submit(parts, name, Create(compute_config={}))
+    for _ in range(3):
+        async with parts.database.connect() as connection:
+            await connection.exec_driver_sql("update executions set deadline = now() where ended_at is null")
+        for _ in range(4):
+            await reconciler.reconcile(name)
+            assert (await tenant(parts, name)).stalled is Stalled.DEADLINE_EXCEEDED
+    engine.finish((await tenant(parts, name)).workflow_execution_id or "", end)
+    await reconciler.reconcile(name)
+    assert (await tenant(parts, name)).stalled is None
+
+
+async def test_a_deadline_is_not_waited_for_longer_than_it_takes(
+    parts: Installation, engine: MockProvider, reconciler: Reconciler
+) -> None:
+    """Nobody pushes that it has passed."""
+    name = unique()
+    engine.default = Stay()
+    await submit(parts, name, Create(compute_config={}))
+    await reconciler.reconcile(name)
+    async with parts.database.connect() as connection:
+        statement = "update executions set deadline = now() + interval '5 s' where ended_at is null"
+        await connection.exec_driver_sql(statement)
+    await reconciler.reconcile(name)
+    found = await parts.repository.load(name)
+    assert found.tenant is not None
+    assert found.tenant.next_check_at is not None
+    assert found.sent is not None
+    assert found.sent.deadline is not None
+    assert abs((found.tenant.next_check_at - found.sent.deadline).total_seconds()) < 1
 
 
 async def test_a_newer_spec_does_not_wait_for_a_degraded_run(

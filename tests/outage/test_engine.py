@@ -156,7 +156,6 @@ async def test_killed_in_mid_flight(
 
 async def test_workers_away_for_several_deadlines(engine: Engine, test_database_url: str, tmp_path: Path) -> None:
     """Stalled says so; no attempt is spent, nobody fails; they converge when workers are back."""
-    # The reconciler looks at what is waited for every 30 s; what it has not seen, after the trigger timeout.
     more = {"LANDLORD_EXECUTION_DEADLINE": "1", "LANDLORD_WORKFLOW_TRIGGER_TIMEOUT": "2"}
     async with world(engine, database_url=test_database_url, folder=tmp_path, **more) as landlord:
         records = landlord.records
