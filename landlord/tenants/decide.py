@@ -141,7 +141,7 @@ def _next(snapshot: Snapshot, tenant: Tenant, ended: Execution, *, policy: Polic
         return replace(tenant, workflow_execution_id=None), None, None
     if held:
         return (tenant if waiting else outcome.rest(tenant, ended)), None, None
-    if tenant.stalled not in outcome.IDLE:  # that it is tried again is no progress yet
+    if tenant.stalled not in outcome.BROKEN_OFF:  # that it is tried again is no progress yet
         tenant = replace(tenant, stalled=None)
     tenant, following = outcome.follow(tenant, action, waiting=waiting, now=snapshot.now, policy=policy)
     return tenant, following, None

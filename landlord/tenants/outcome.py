@@ -21,7 +21,7 @@ from landlord.workflow.provider import ExecutionInfo, ExecutionState, WorkflowFa
 OBSERVED_LIMIT = 65_536
 """Bytes of ``observed_config``."""
 
-IDLE = (Stalled.DEADLINE_EXCEEDED, Stalled.ENGINE_PAUSED)
+BROKEN_OFF = (Stalled.DEADLINE_EXCEEDED, Stalled.ENGINE_PAUSED)
 """Why a run was broken off in which nothing happened any more: true of the tenant until something happens again."""
 
 Outcome = tuple[Tenant, Execution | None, Event | None]
@@ -48,7 +48,7 @@ def concerns(tenant: Tenant, execution: Execution) -> bool:
 
 def moving(tenant: Tenant) -> Tenant:
     """Its run is being carried out, or was."""
-    return replace(tenant, stalled=None) if tenant.stalled in IDLE else tenant
+    return replace(tenant, stalled=None) if tenant.stalled in BROKEN_OFF else tenant
 
 
 def succeed(tenant: Tenant, ended: Execution, *, waiting: Execution | None, now: datetime, policy: Policy) -> Outcome:

@@ -101,6 +101,13 @@ async def in_status(parts: Installation, tenant_id: str, status: Status) -> Tena
     return await tenant(parts, tenant_id)
 
 
+async def set_deadline(parts: Installation, *, seconds: int) -> None:
+    """Of what is under way, from now."""
+    async with parts.database.connect() as connection:
+        statement = f"update executions set deadline = now() + interval '{seconds} s' where ended_at is null"
+        await connection.exec_driver_sql(statement)
+
+
 async def test_put_after_a_put_that_timed_out_but_started(
     parts: Installation, engine: MockProvider, reconciler: Reconciler
 ) -> None:
@@ -293,8 +300,7 @@ async def test_a_cancelled_run_that_succeeds_all_the_same_counts(
     await submit(parts, name, Create(compute_config={}))
     await asyncio.sleep(0.01)
     await reconciler.reconcile(name)
-    async with parts.database.connect() as connection:
-        await connection.exec_driver_sql("update executions set deadline = now() where ended_at is null")
+    await set_deadline(parts, seconds=0)
     await reconciler.reconcile(name)
     assert (await tenant(parts, name)).stalled is Stalled.DEADLINE_EXCEEDED
     engine.finish(f"tenant-{name}-provision", Succeed(output={"health": "healthy"}))
@@ -313,8 +319,7 @@ async def test_an_overdue_run_spends_no_attempt(
     engine.default = Stay()
     await submit(parts, name, Create(compute_config={}))
     for round_ in range(2, 9):  # more often than there are attempts
-        async with parts.database.connect() as connection:
-            await connection.exec_driver_sql("update executions set deadline = now() where ended_at is null")
+        await set_deadline(parts, seconds=0)
         await reconciler.reconcile(name)
         await reconciler.reconcile(name)
         found = await tenant(parts, name)
@@ -350,8 +355,7 @@ async def test_stalled_until_something_moves(
     engine.default = Stay(state=ExecutionState.PENDING)
     await submit(parts, name, Create(compute_config={}))
     for _ in range(3):
-        async with parts.database.connect() as connection:
-            await connection.exec_driver_sql("update executions set deadline = now() where ended_at is null")
+        await set_deadline(parts, seconds=0)
         for _ in range(4):
             await reconciler.reconcile(name)
             assert (await tenant(parts, name)).stalled is Stalled.DEADLINE_EXCEEDED
@@ -368,9 +372,7 @@ async def test_a_deadline_is_not_waited_for_longer_than_it_takes(
     engine.default = Stay()
     await submit(parts, name, Create(compute_config={}))
     await reconciler.reconcile(name)
-    async with parts.database.connect() as connection:
-        statement = "update executions set deadline = now() + interval '5 s' where ended_at is null"
-        await connection.exec_driver_sql(statement)
+    await set_deadline(parts, seconds=5)
     await reconciler.reconcile(name)
     found = await parts.repository.load(name)
     assert found.tenant is not None
