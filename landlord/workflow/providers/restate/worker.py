@@ -1,24 +1,19 @@
 """The worker of Restate: an HTTP/2 server that Restate calls, and its registration there.
 
-restate-sdk: https://docs.restate.dev/develop/python/overview. Served by hypercorn in this process's own event loop,
-without TLS (h2c), so it listens on loopback unless the installation says otherwise.
+restate-sdk: https://docs.restate.dev/develop/python/overview. Served in this process's own event loop, without TLS
+(h2c), so it listens on loopback unless the installation says otherwise.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
-from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
 import restate
 import restate.server
 import structlog
-from hypercorn.asyncio.run import worker_serve
-from hypercorn.config import Config, Sockets
-from hypercorn.utils import wrap_app
 from restate import InvocationRetryPolicy, TerminalError, Workflow, WorkflowContext
 from restate.serde import BytesSerde
 
@@ -29,6 +24,7 @@ from landlord.workflow.provider import ProviderUnavailable
 from landlord.workflow.providers.restate import rows
 from landlord.workflow.providers.restate.engine import Engine
 from landlord.workflow.providers.restate.run import Run
+from landlord.workflow.providers.restate.server import Application, Receive, Send, Server
 
 GRACE = 5.0
 """Seconds that runs get to finish once the worker is to stop."""
@@ -44,8 +40,6 @@ REGISTER_AGAIN = 10.0
 REGISTER_FIRST = 0.2
 """Seconds before a failed registration is tried again; doubles up to :data:`REGISTER_AGAIN`."""
 
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 _log = structlog.get_logger(__name__)
 
 
@@ -70,7 +64,6 @@ class RestateWorker(Worker):
         self._calls: dict[asyncio.Task[Any], str] = {}
         """Restate's calls under way, and the run that has ended in each ('' for none)."""
         self._callbacks = Callbacks(settings=settings)
-        self._closing = asyncio.Event()
         self._unregistered: str | None = "restate: this worker has not registered yet"
 
     @property
@@ -88,33 +81,16 @@ class RestateWorker(Worker):
         endpoint = restate.app(
             services=[self._workflow()], identity_keys=list(self._settings.restate_worker_identity_keys)
         )
-        listening = self._listen()
-        serving = asyncio.create_task(
-            worker_serve(
-                wrap_app(self._tracked(endpoint), 0, "asgi"),
-                _server(),
-                sockets=Sockets([], [listening], []),
-                shutdown_trigger=self._closing.wait,
-            )
-        )
-        registering = asyncio.create_task(self._keep_registered())
-        stopping = asyncio.create_task(stop.wait())
-        try:
-            await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if not serving.done():
-                self._closing.set()
+        async with Server(self._tracked(endpoint)).listening(self._listen()) as refuse:
+            registering = asyncio.create_task(self._keep_registered())
+            try:
+                await stop.wait()
+                await refuse()
                 await self._drain()
-            else:
-                serving.result()
-        finally:
-            for task in (registering, stopping):
-                task.cancel()
-            self._closing.set()  # cancelling alone could be lost while hypercorn starts
-            await self._break_off()
-            await asyncio.wait({serving}, timeout=HAND_BACK)
-            serving.cancel()
-            await asyncio.gather(serving, registering, stopping, return_exceptions=True)
-            listening.close()
+            finally:
+                registering.cancel()
+                await asyncio.gather(registering, return_exceptions=True)
+                await self._break_off()
 
     def _workflow(self) -> Workflow:
         settings = self._settings
@@ -165,11 +141,8 @@ class RestateWorker(Worker):
                 f"LANDLORD_RESTATE_WORKER_PORT: cannot listen on {self._bind}: {error.strerror}"
             ) from None
 
-    def _tracked(self, endpoint: Any) -> Any:
+    def _tracked(self, endpoint: Any) -> Application:
         async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
-            if scope["type"] == "lifespan":
-                await _lifespan(receive, send)
-                return
             task = asyncio.current_task()
             assert task is not None
             self._calls[task] = ""
@@ -238,26 +211,6 @@ class RestateWorker(Worker):
                 "restate: knows the worker's address as that of another installation: give this one another"
                 " LANDLORD_RESTATE_WORKER_URL, or remove that deployment from Restate"
             )
-
-
-def _server() -> Config:
-    config = Config()
-    config.errorlog = logging.getLogger("hypercorn")
-    config.graceful_timeout = GRACE + HAND_BACK
-    # Restate keeps its connections, for as many runs as it has.
-    config.h2_max_concurrent_streams = 1000
-    config.keep_alive_max_requests = 2**31
-    config.keep_alive_timeout = 600
-    return config
-
-
-async def _lifespan(receive: Receive, send: Send) -> None:
-    """ASGI's greeting: there is nothing to prepare."""
-    while True:
-        message = await receive()
-        await send({"type": f"{message['type']}.complete"})
-        if message["type"] == "lifespan.shutdown":
-            return
 
 
 def _host(host: str) -> str:
