@@ -282,9 +282,21 @@ async def _cluster(parts: _Parts) -> dict[str, str] | None:
     )
     await definition.install(plane.request)
     parts.say(f"kubernetes: export KUBECONFIG={plane.kubeconfig}")
-    if binaries.kubectl is not None and shutil.which("kubectl") is None:
-        parts.say(f"kubectl: {binaries.kubectl}")
+    if shutil.which("kubectl") is None:
+        await parts.stack.enter_async_context(_beside(_kubectl(parts)))
     return {"KUBECONFIG": str(plane.kubeconfig)}
+
+
+async def _kubectl(parts: _Parts) -> None:
+    """Say where it is; the first time it is built while the cluster serves already."""
+    try:
+        binaries = await kubernetes_binaries.find_or_build(
+            "kubectl", progress=lambda line: parts.say(f"kubectl: {line}")
+        )
+    except LauncherError as error:
+        parts.say(f"kubectl: none ({error})")
+    else:
+        parts.say(f"kubectl: {binaries.kubectl or 'none'}")
 
 
 async def _reset(options: Options, *, state: Path, environment: Mapping[str, str], say: Say) -> None:

@@ -8,7 +8,7 @@ import os
 import socket
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -270,31 +270,65 @@ async def test_data_move_where_postgres_cannot_reach_the_state_folder(component_
 
 
 FAKE_GO = """#!/bin/sh
-echo building >> "$BUILDS"
-sleep 1
+sleep 0.5
 while [ "$1" != -o ]; do shift; done
-for name in server kube-apiserver kube-controller-manager kubectl; do echo > "$2/$name"; done
+folder=$2
+shift 2
+echo "$@" >> "$BUILDS"
+for package in "$@"; do name="${package%/v3}"; echo > "$folder/${name##*/}"; done
 """
 
 
-async def test_two_processes_that_want_the_control_plane_build_it_once(tmp_path: Path) -> None:
-    """With a stand-in for Go that only counts: `make setup` runs the real build, and twice that takes minutes."""
+@pytest.fixture
+def fake_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
+    """A stand-in for Go that only counts: `make setup` runs the real build, which takes minutes. Gives the builds."""
+    builds = tmp_path / "builds"
     (tmp_path / "go").write_text(FAKE_GO)
     (tmp_path / "go").chmod(0o755)
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "BUILDS": str(tmp_path / "builds")}
-    environment["PATH"] = f"{tmp_path}{os.pathsep}{environment['PATH']}"
-    environment.pop("KUBEBUILDER_ASSETS", None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("BUILDS", str(builds))
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
+    return lambda: builds.read_text().splitlines()
+
+
+def built() -> set[str]:
+    """What there is in the cache, finished or not."""
+    return {str(path.relative_to(kubernetes_binaries.cache())) for path in kubernetes_binaries.cache().rglob("*")}
+
+
+async def test_two_processes_that_want_the_control_plane_build_it_once(fake_go: Callable[[], list[str]]) -> None:
     command = [sys.executable, "-m", "landlord.dev.kubernetes_binaries"]
-    both = [await asyncio.create_subprocess_exec(*command, env=environment, cwd=ROOT) for _ in range(2)]
+    both = [await asyncio.create_subprocess_exec(*command, cwd=ROOT) for _ in range(2)]
     assert [await process.wait() for process in both] == [0, 0]
-    assert (tmp_path / "builds").read_text() == "building\n"
-    [entry] = [path for path in (tmp_path / "cache/landlord/controlplane").iterdir() if path.is_dir()]
-    assert {path.name for path in entry.iterdir()} == {
-        "etcd",
-        "kube-apiserver",
-        "kube-controller-manager",
-        "kubectl",
-    }
+    assert len(fake_go()) == 1
+    assert built() == set(kubernetes_binaries.PACKAGES)
+    assert {path.suffix for path in kubernetes_binaries.cache().parent.iterdir()} == {"", ".lock"}
+
+
+async def test_a_cluster_does_not_wait_for_what_it_does_without(fake_go: Callable[[], list[str]]) -> None:
+    """Compiling kubectl and the controllers takes minutes on top."""
+    said: list[str] = []
+    found = await kubernetes_binaries.find_or_build(progress=said.append)
+    assert built() == {"etcd", "kube-apiserver"}
+    assert (found.etcd, found.kube_controller_manager) == (kubernetes_binaries.cache() / "etcd", None)
+    for _ in range(2):
+        found = await kubernetes_binaries.find_or_build("kubectl", progress=said.append)
+        assert found.kubectl == kubernetes_binaries.cache() / "kubectl"
+    assert fake_go() == [
+        "go.etcd.io/etcd/server/v3 k8s.io/kubernetes/cmd/kube-apiserver",
+        "k8s.io/kubernetes/cmd/kubectl",
+    ]
+    assert "built: etcd, kube-apiserver" in said
+
+
+async def test_a_build_that_fails_leaves_nothing_half_done(fake_go: Callable[[], list[str]], tmp_path: Path) -> None:
+    (tmp_path / "go").write_text("#!/bin/sh\necho no such module\nexit 3\n")
+    with pytest.raises(LauncherError, match="status 3: no such module"):
+        await kubernetes_binaries.find_or_build(progress=lambda _: None)
+    assert built() == set()
+    (tmp_path / "go").write_text(FAKE_GO)
+    assert (await kubernetes_binaries.find_or_build(progress=lambda _: None)).etcd.exists()
 
 
 async def test_children_start_from_the_main_thread_only() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import h2.connection
 import pytest
 
+from landlord.workflow.providers.restate import server
 from landlord.workflow.providers.restate.server import Receive, Send, Server
 
 
@@ -29,10 +30,13 @@ async def nothing(_: dict[str, Any], __: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
-def greeting() -> bytes:
-    """HTTP/2 with prior knowledge, RFC 9113 section 3.3; nothing is asked yet."""
+def greeting(*, asking: bool = False) -> bytes:
+    """HTTP/2 with prior knowledge, RFC 9113 section 3.3."""
     connection = h2.connection.H2Connection()
     connection.initiate_connection()
+    if asking:
+        headers = {":method": "GET", ":path": "/", ":scheme": "http", ":authority": "worker"}
+        connection.send_headers(1, list(headers.items()), end_stream=True)
     return bytes(connection.data_to_send())
 
 
@@ -52,6 +56,28 @@ async def test_a_connection_that_comes_while_the_server_stops(
                 await refuse()
             await end_of(peer)
     assert not complaints
+
+
+async def test_an_answer_whose_connection_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that Restate cannot hear the end of does not last for ever."""
+    monkeypatch.setattr(server, "SEND_TIMEOUT", 0.1)
+    ended = asyncio.Event()
+
+    async def late(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        try:
+            await nothing(scope, receive, send)
+        finally:
+            ended.set()
+
+    listening = socket.create_server(("127.0.0.1", 0))
+    async with Server(late).listening(listening):
+        with socket.create_connection(listening.getsockname()) as peer:
+            peer.sendall(greeting(asking=True))
+            await asyncio.sleep(0.1)
+        async with asyncio.timeout(5):
+            await ended.wait()
 
 
 async def end_of(peer: socket.socket) -> None:

@@ -20,6 +20,8 @@ from hypercorn.utils import wrap_app
 
 ACCEPTED_IN = 2
 """Turns of asyncio's loop from a connection's being accepted to its being served."""
+SEND_TIMEOUT = 60.0
+"""Seconds that Restate gets to take a part of an answer; hypercorn would wait for ever where the connection is gone."""
 LAST_WORDS = 0.2
 """Seconds in which connections without a call under way close by themselves once the server stops."""
 FLUSH = 3.0
@@ -36,7 +38,7 @@ class Server:
     """Serves ``application`` without TLS (h2c)."""
 
     def __init__(self, application: Application) -> None:
-        self._application = wrap_app(application, 0, "asgi")  # type: ignore[arg-type]
+        self._application = wrap_app(_impatient(application), 0, "asgi")  # type: ignore[arg-type]
         self._config = _config()
         self._context = WorkerContext(None)
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
@@ -90,6 +92,17 @@ class Server:
     async def _wait(self, seconds: float) -> None:
         if self._connections:
             await asyncio.wait(self._connections, timeout=seconds)
+
+
+def _impatient(application: Application) -> Application:
+    async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        async def send_in_time(message: dict[str, Any]) -> None:
+            async with asyncio.timeout(SEND_TIMEOUT):
+                await send(message)
+
+        await application(scope, receive, send_in_time)
+
+    return app
 
 
 def _config() -> Config:
