@@ -91,9 +91,10 @@ async def load_configuration(context: str | None) -> Configuration:
 
 
 def _proxy(server: str) -> str | None:
-    """From ``HTTPS_PROXY`` and its like, unless ``NO_PROXY`` has the server; as kubectl does."""
+    """From ``HTTPS_PROXY`` and its like, unless ``NO_PROXY`` has the server; as kubectl does, which needs no scheme."""
     parts = urlsplit(server)
-    return None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
+    found = None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
+    return found if found is None or "://" in found else f"http://{found}"
 
 
 def _unusable(context: str | None, why: str) -> ConfigurationError:

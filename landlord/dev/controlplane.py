@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import secrets
 import shutil
 import ssl
@@ -31,6 +32,8 @@ CONTEXT = "landlord-dev"
 START_TIMEOUT = 90
 STOP_TIMEOUT = 5
 """Seconds; watchers may hold the API server for longer, and nothing is lost by killing it."""
+COLLECTING = {"GOGC": "400", "GOMEMLIMIT": "600MiB"}
+"""How the API server collects its garbage: its own way takes a quarter of the time of each request."""
 CERTIFICATE_LIFE = 300 * 86400
 """Seconds; the API server signs its own for a year and never renews it."""
 
@@ -178,6 +181,7 @@ class ControlPlane:
             name="kube-apiserver",
             log=self._folder / "kube-apiserver.log",
             nice=self._nice,
+            environment={**COLLECTING, **os.environ},
         )
         try:
             await until(self._ready, child=self._api, timeout=START_TIMEOUT)

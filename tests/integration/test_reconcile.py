@@ -6,11 +6,11 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from fixtures.engines import Engine
+from fixtures.rest import working
 from fixtures.restate import introduce
 
 from landlord.installation import Installation, assemble
@@ -19,7 +19,6 @@ from landlord.tenants.commands import Create, Delete, Patch, Replace, Request, R
 from landlord.tenants.errors import Exists
 from landlord.tenants.model import Door, Status, Tenant
 from landlord.tenants.service import Answer
-from landlord.workflow.worker import TenantWorker
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -39,21 +38,6 @@ async def installation(settings: Settings) -> AsyncIterator[Installation]:
     async with assemble(settings) as installation:
         await introduce(settings, installation.client)
         yield installation
-
-
-@asynccontextmanager
-async def working(settings: Settings, installation: Installation, *, reconcilers: int = 1) -> AsyncIterator[None]:
-    stop = asyncio.Event()
-    worker = asyncio.create_task(TenantWorker(settings=settings).run(stop))
-    tasks = [asyncio.create_task(installation.reconciler().run()) for _ in range(reconcilers)]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        stop.set()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await worker
 
 
 async def submit(installation: Installation, tenant_id: str, command: Any) -> Answer:

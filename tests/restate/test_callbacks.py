@@ -16,6 +16,7 @@ import structlog.testing
 from fixtures.proxy import Proxy
 from fixtures.rest import Rest, reconciling, serving, unique
 from fixtures.restate import registered, restate_settings
+from fixtures.workers import running
 from pydantic import SecretStr
 from sqlalchemy import text
 
@@ -55,17 +56,12 @@ def settings(restate_server: dict[str, str], test_database_url: str) -> Settings
 @asynccontextmanager
 async def working(rest: Rest, settings: Settings, **more: Any) -> AsyncIterator[None]:
     """A worker that calls back, and a reconciler."""
-    stop = asyncio.Event()
     own = settings.model_copy(update={"callback_url": rest.url, **more})
-    worker = asyncio.create_task(TenantWorker(settings=own).run(stop))
-    try:
+    async with running(TenantWorker(settings=own)):
         await registered(rest.engine)
         async with reconciling(rest.installation):
             await listened_to(rest)
             yield
-    finally:
-        stop.set()
-        await worker
 
 
 async def listened_to(rest: Rest) -> None:

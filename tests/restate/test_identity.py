@@ -14,14 +14,13 @@ import aiohttp
 import pytest
 import structlog.testing
 from fixtures.components import unavailable
-from fixtures.restate import registered, restate_settings
+from fixtures.restate import provided, registered, restate_settings
+from fixtures.workers import running
 
 from landlord.dev import restate as launcher
 from landlord.dev.processes import Unavailable
-from landlord.settings import Settings
 from landlord.workflow.execution import Step
 from landlord.workflow.provider import ExecutionState, ProviderUnavailable, WorkflowRequest
-from landlord.workflow.providers.restate import RestateProvider
 
 _PKCS8 = bytes.fromhex("302e020100300506032b657004220420")
 """What comes before the 32 bytes of an Ed25519 key (RFC 8410)."""
@@ -53,58 +52,42 @@ async def execute(_: bytes, step: Step) -> Any:
 
 async def test_only_the_server_with_the_key_is_heard(signing: tuple[dict[str, str], str]) -> None:
     server, public = signing
-    settings = Settings(**restate_settings(server), restate_worker_identity_keys=(OTHER, public))
-    provider = RestateProvider(settings=settings)
-    stop = asyncio.Event()
-    working = asyncio.create_task(provider.worker(execute).run(stop))
-    try:
+    settings = restate_settings(server)
+    async with (
+        provided(server, **settings, restate_worker_identity_keys=(OTHER, public)) as provider,
+        running(provider.worker(execute)),
+    ):
         await registered(provider)
         run = WorkflowRequest(execution_id="tenant-a-plan", payload=b"{}")
         await provider.trigger(run, timeout=5)
         info = await provider.wait(run.execution_id, timeout=10)
         assert (info.state, info.output) == (ExecutionState.SUCCEEDED, "done")
-        url = f"http://127.0.0.1:{settings.restate_worker_port}/invoke/landlord-{settings.installation}/run"
+        url = f"http://127.0.0.1:{settings['restate_worker_port']}/invoke/landlord-{settings['installation']}/run"
         async with aiohttp.ClientSession() as session:
             for headers in ({}, {"x-restate-signature-scheme": "v1", "x-restate-jwt-v1": "forged"}):
                 async with session.post(url, data=b"", headers=headers) as answer:
                     assert answer.status == 401
-    finally:
-        stop.set()
-        await working
-        await provider.close()
 
 
 async def test_a_worker_with_another_key_refuses(signing: tuple[dict[str, str], str]) -> None:
     server, _ = signing
-    provider = RestateProvider(settings=Settings(**restate_settings(server), restate_worker_identity_keys=(OTHER,)))
-    stop = asyncio.Event()
-    with structlog.testing.capture_logs() as logs:
-        working = asyncio.create_task(provider.worker(execute).run(stop))
-        try:
-            async with asyncio.timeout(20):
-                while not logs:
-                    await asyncio.sleep(0.02)
-            with pytest.raises(ProviderUnavailable, match="start `landlord worker`"):
-                await provider.ready()
-        finally:
-            stop.set()
-            await working
-            await provider.close()
-    assert [log["event"] for log in logs] == ["cannot register the worker"]
+    await refused(server, keys=(OTHER,))
 
 
 async def test_a_worker_with_a_key_refuses_a_server_without(restate_server: dict[str, str]) -> None:
-    settings = Settings(**restate_settings(restate_server), restate_worker_identity_keys=(OTHER,))
-    provider = RestateProvider(settings=settings)
-    stop = asyncio.Event()
+    await refused(restate_server, keys=(OTHER,))
+
+
+async def refused(server: dict[str, str], *, keys: tuple[str, ...]) -> None:
+    """The worker cannot be registered, and says so once."""
     with structlog.testing.capture_logs() as logs:
-        working = asyncio.create_task(provider.worker(execute).run(stop))
-        try:
-            async with asyncio.timeout(20):
-                while not logs:
-                    await asyncio.sleep(0.02)
-        finally:
-            stop.set()
-            await working
-            await provider.close()
+        async with (
+            provided(server, restate_worker_identity_keys=keys) as provider,
+            running(provider.worker(execute)),
+            asyncio.timeout(20),
+        ):
+            while not logs:
+                await asyncio.sleep(0.02)
+            with pytest.raises(ProviderUnavailable, match="start `landlord worker`"):
+                await provider.ready()
     assert [log["event"] for log in logs] == ["cannot register the worker"]

@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 from fixtures.rest import reconciling
 from fixtures.restate import introduce, registered, restate_settings
+from fixtures.workers import running
 
 from landlord.dev.restate import RestateServer
 from landlord.installation import Installation, assemble
@@ -38,14 +39,9 @@ def settings_for(server: Mapping[str, str], url: str) -> Settings:
 
 @asynccontextmanager
 async def working(settings: Settings, installation: Installation) -> AsyncIterator[None]:
-    stop = asyncio.Event()
-    worker = asyncio.create_task(TenantWorker(settings=settings).run(stop))
-    try:
+    async with running(TenantWorker(settings=settings)):
         await registered(installation.client)
         yield
-    finally:
-        stop.set()
-        await worker
 
 
 async def create(installation: Installation, **config: Any) -> str:

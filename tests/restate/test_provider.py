@@ -12,7 +12,8 @@ import orjson
 import pytest
 import structlog.testing
 from fixtures.ports import free_port
-from fixtures.restate import registered, restate_settings
+from fixtures.restate import provided, registered, restate_settings
+from fixtures.workers import running
 
 from landlord import canonical
 from landlord.dev.restate import RestateServer
@@ -27,37 +28,6 @@ TOKEN = "a-secret-of-ours"
 
 def run_of(**payload: Any) -> WorkflowRequest:
     return WorkflowRequest(execution_id=f"tenant-{uuid.uuid4().hex[:12]}-plan", payload=canonical.dumps(payload))
-
-
-@asynccontextmanager
-async def provided(server: dict[str, str], **more: Any) -> AsyncIterator[RestateProvider]:
-    provider = RestateProvider(settings=Settings(**{**restate_settings(server), **more}))
-    try:
-        yield provider
-    finally:
-        await provider.close()
-
-
-@asynccontextmanager
-async def working(provider: RestateProvider, execute: Callable[[bytes, Step], Awaitable[Any]]) -> AsyncIterator[None]:
-    stop = asyncio.Event()
-    task = asyncio.create_task(provider.worker(execute).run(stop))
-    try:
-        yield
-    finally:
-        stop.set()
-        await task
-
-
-@asynccontextmanager
-async def running(worker: TenantWorker) -> AsyncIterator[TenantWorker]:
-    stop = asyncio.Event()
-    task = asyncio.create_task(worker.run(stop))
-    try:
-        yield worker
-    finally:
-        stop.set()
-        await task
 
 
 @asynccontextmanager
@@ -141,12 +111,12 @@ async def test_an_address_that_another_installation_registered(restate_server: d
         return None
 
     port = free_port()
-    async with provided(restate_server, restate_worker_port=port) as first, working(first, nothing):
+    async with provided(restate_server, restate_worker_port=port) as first, running(first.worker(nothing)):
         await registered(first)
     with structlog.testing.capture_logs() as logs:
         async with (
             provided(restate_server, restate_worker_port=port, restate_worker_force_registration=False) as second,
-            working(second, nothing),
+            running(second.worker(nothing)),
         ):
             async with asyncio.timeout(20):
                 while not logs:
@@ -154,7 +124,7 @@ async def test_an_address_that_another_installation_registered(restate_server: d
             with pytest.raises(ProviderUnavailable, match="start `landlord worker`"):
                 await second.ready()
     assert "another installation" in logs[0]["reason"]
-    async with provided(restate_server, restate_worker_port=port) as third, working(third, nothing):
+    async with provided(restate_server, restate_worker_port=port) as third, running(third.worker(nothing)):
         await registered(third)
 
 
@@ -167,7 +137,7 @@ async def test_a_worker_is_ready_once_it_has_registered_itself(restate_server: d
     async def fault_of(worker: TenantWorker) -> str | None:
         return await worker.checks["workflow"]()
 
-    async with provided(restate_server) as old, working(old, nothing):
+    async with provided(restate_server) as old, running(old.worker(nothing)):
         await registered(old)
         address = {"restate_worker_port": free_port(), "restate_worker_url": f"http://127.0.0.1:{free_port()}"}
         new = Settings(**{**restate_settings(restate_server), "installation": old._settings.installation, **address})
@@ -204,12 +174,12 @@ async def test_runs_finish_on_the_worker_they_began_on(restate_server: dict[str,
 
     async with provided(restate_server) as old:
         again = {"installation": old._settings.installation, "restate_worker_port": free_port()}
-        async with provided(restate_server, **again) as new, working(old, version("old")):
+        async with provided(restate_server, **again) as new, running(old.worker(version("old"))):
             await registered(old)
             first, second = run_of(), run_of()
             await old.trigger(first, timeout=5)
             await began.wait()
-            async with working(new, version("new")):
+            async with running(new.worker(version("new"))):
                 await asyncio.sleep(0.5)  # for its registration
                 await new.trigger(second, timeout=5)
                 go_on.set()
@@ -235,7 +205,7 @@ async def test_steps_are_in_the_journal_by_name_and_run_once(own_restate: Restat
 
     async with provided({"ingress": own_restate.ingress_url, "admin": own_restate.admin_url}) as provider:
         run, idle = run_of(), run_of(other=1)
-        async with working(provider, execute):
+        async with running(provider.worker(execute)):
             await registered(provider)
             await provider.trigger(run, timeout=5)
             async with asyncio.timeout(10):

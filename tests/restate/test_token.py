@@ -13,6 +13,7 @@ import structlog.testing
 from aiohttp import web  # noqa: TID251 - the proxy is somebody else's
 from fixtures.rest import reconciling, serving, unique
 from fixtures.restate import registered, restate_settings
+from fixtures.workers import running
 
 from landlord.settings import Settings
 from landlord.workflow.provider import ProviderUnavailable
@@ -78,19 +79,11 @@ async def settings(restate_server: dict[str, str], test_database_url: str, guard
         )
 
 
-@asynccontextmanager
-async def working(settings: Settings) -> AsyncIterator[None]:
-    stop = asyncio.Event()
-    worker = asyncio.create_task(TenantWorker(settings=settings).run(stop))
-    try:
-        yield
-    finally:
-        stop.set()
-        await worker
-
-
 async def test_with_the_token_everything_goes_through(settings: Settings, guard: Guard) -> None:
-    async with working(settings), serving(settings, engine=RestateProvider(settings=settings)) as rest:
+    async with (
+        running(TenantWorker(settings=settings)),
+        serving(settings, engine=RestateProvider(settings=settings)) as rest,
+    ):
         await registered(rest.engine)
         async with reconciling(rest.installation):
             name = unique()
@@ -104,7 +97,7 @@ async def test_with_the_token_everything_goes_through(settings: Settings, guard:
 @pytest.mark.parametrize("token", [None, "another"])
 async def test_a_token_that_is_refused(settings: Settings, guard: Guard, token: str | None) -> None:
     """Said at every door, kept out of every word; the request is kept, and goes on once the token is taken."""
-    async with working(settings), AsyncExitStack() as stack:
+    async with running(TenantWorker(settings=settings)), AsyncExitStack() as stack:
         right = await stack.enter_async_context(serving(settings, engine=RestateProvider(settings=settings)))
         await registered(right.engine)
         wrong = Settings(**{**settings.model_dump(), "restate_token": token})
@@ -131,7 +124,7 @@ async def test_a_token_that_is_refused(settings: Settings, guard: Guard, token: 
 async def test_a_worker_whose_token_is_refused(settings: Settings) -> None:
     wrong = Settings(**{**settings.model_dump(), "restate_token": "another"})
     with structlog.testing.capture_logs() as logs:
-        async with working(wrong), asyncio.timeout(20):
+        async with running(TenantWorker(settings=wrong)), asyncio.timeout(20):
             while not logs:
                 await asyncio.sleep(0.02)
     assert [log["event"] for log in logs] == ["cannot register the worker"]

@@ -47,8 +47,9 @@ def test_without_a_proxy() -> None:
 
 
 @pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy"])
-def test_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setenv(name, "http://proxy.example:3128")
+@pytest.mark.parametrize("value", ["http://proxy.example:3128", "proxy.example:3128"])
+def test_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
     assert proxy() == "http://proxy.example:3128"
 
 
