@@ -82,19 +82,20 @@ async def _main(options: Options, stop: asyncio.Event) -> None:
 
 async def _serve(options: Options) -> None:
     async with system.running(options, say=_say) as started:
-        await started.complete()
+        kubernetes = await started.complete()
         _say(f"ready: {started.url}")
-        for line in _next_steps(started.url):
+        for line in _next_steps(started.url, kubernetes=kubernetes):
             _say(line)
         await asyncio.Event().wait()
 
 
-def _next_steps(url: str) -> list[str]:
+def _next_steps(url: str, *, kubernetes: bool) -> list[str]:
     return [
         "try:",
         f"  curl -X POST {url}/api/tenants -H 'Content-Type: application/json' \\",
         """       -d '{"id": "demo", "compute_provider": "mock", "compute_config": {}}'""",
         f"  curl {url}/api/tenants/demo",
+        *(["  kubectl get tenant demo --watch", "  kubectl delete tenant demo"] if kubernetes else []),
         f"  open {url}/api/docs",
     ]
 

@@ -83,8 +83,9 @@ class System:
         self._cluster = cluster
         self.url = url
 
-    async def complete(self) -> None:
-        """Bring what reconciles and the Kubernetes door; returns when everything that will serve is serving.
+    async def complete(self) -> bool:
+        """Bring what reconciles and the Kubernetes door; returns when everything that will serve is serving, and
+        whether that door is open.
 
         Where the control plane has to be built or is slow, a controller reconciles until the operator takes over.
         Where no cluster can be had it stays, and one line has said why.
@@ -96,11 +97,12 @@ class System:
             controller = await parts.background("controller")
         environment = await self._cluster
         if environment is None:
-            return
+            return False
         parts.environment.update(environment)
         await parts.background("operator")
         if controller is not None:
             await controller.stop()
+        return True
 
 
 async def _together(first: Coroutine[None, None, A], second: Coroutine[None, None, B]) -> tuple[A, B]:

@@ -158,6 +158,7 @@ async def test_both_doors_on_restate_over_a_restart(
     arguments = ("--workflow", "restate", "--kubernetes", "embedded", "--compute", "mock")
     async with dev(*arguments, state=state, environment={}) as running:
         await running.says("ready: ", seconds=120)
+        await running.says("kubectl get tenant demo", seconds=5)
         status, _ = await running.request("POST", "/api/tenants", {"id": "by-rest", "compute_config": {}})
         assert status == 202
         await running.kubectl("apply", "-f", "-", stdin=_resource("by-kubectl", {}))
@@ -267,6 +268,8 @@ async def test_nothing_is_left_when_it_is_killed(
         assert [process.name() for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
     async with dev("--kubernetes", "off", *arguments, state=state, environment={}) as running:
         await running.says("ready: ", seconds=60)
+        await running.says("/api/docs", seconds=5)
+        assert "kubectl" not in running.output
 
 
 @pytest.mark.parametrize("workflow", ["local", "restate"])
