@@ -45,8 +45,8 @@ class Server:
 
     @asynccontextmanager
     async def listening(self, to: socket.socket) -> AsyncGenerator[Callable[[], Awaitable[None]], None]:
-        """Gives what ends the listening; calls under way go on until the block is left, which closes ``to`` and every
-        connection."""
+        """Gives what ends the listening. Calls under way go on until the block is left, which closes every connection
+        and ``to``."""
         server = await asyncio.start_server(self._connected, sock=to)
 
         async def refuse() -> None:
@@ -75,7 +75,7 @@ class Server:
         try:
             await TCPServer(self._application, loop, self._config, self._context, {}, reader, writer)
         except Exception as error:  # noqa: BLE001 - the border of one connection: Restate opens another
-            _log.warning("a connection of Restate's was broken off", error=repr(error))
+            _log.warning("a connection of Restate's was broken off", error=type(error).__name__)
 
     def _served(self, task: asyncio.Task[None]) -> None:
         self._connections.pop(task).transport.abort()
