@@ -71,15 +71,15 @@ async def test_only_the_server_with_the_key_is_heard(signing: tuple[dict[str, st
 
 async def test_a_worker_with_another_key_refuses(signing: tuple[dict[str, str], str]) -> None:
     server, _ = signing
-    await refused(server, keys=(OTHER,))
+    assert await words_of_worker(server, keys=(OTHER,)) == ["cannot register the worker"]
 
 
 async def test_a_worker_with_a_key_refuses_a_server_without(restate_server: dict[str, str]) -> None:
-    await refused(restate_server, keys=(OTHER,))
+    assert await words_of_worker(restate_server, keys=(OTHER,)) == ["cannot register the worker"]
 
 
-async def refused(server: dict[str, str], *, keys: tuple[str, ...]) -> None:
-    """The worker cannot be registered, and says so once."""
+async def words_of_worker(server: dict[str, str], *, keys: tuple[str, ...]) -> list[str]:
+    """What it logs while the engine does not know it."""
     with structlog.testing.capture_logs() as logs:
         async with (
             provided(server, restate_worker_identity_keys=keys) as provider,
@@ -90,4 +90,4 @@ async def refused(server: dict[str, str], *, keys: tuple[str, ...]) -> None:
                 await asyncio.sleep(0.02)
             with pytest.raises(ProviderUnavailable, match="start `landlord worker`"):
                 await provider.ready()
-    assert [log["event"] for log in logs] == ["cannot register the worker"]
+    return [log["event"] for log in logs]

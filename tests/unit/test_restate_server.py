@@ -77,7 +77,7 @@ async def test_an_answer_whose_connection_is_gone(monkeypatch: pytest.MonkeyPatc
             peer.sendall(greeting(asking=True))
             await asyncio.sleep(0.1)
         async with asyncio.timeout(5):
-            await ended.wait()
+            assert await ended.wait()
 
 
 async def end_of(peer: socket.socket) -> None:
