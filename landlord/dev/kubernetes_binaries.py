@@ -145,7 +145,13 @@ async def _build(go: Path, packages: Mapping[str, str], *, fresh: Path, progress
         name="go build",
         log=log,
         nice=BUILD_NICE,
-        environment={**os.environ, "GOFLAGS": "-mod=readonly", "GOWORK": "off", "CGO_ENABLED": "0"},
+        environment={
+            **os.environ,
+            "GOFLAGS": "-mod=readonly",
+            "GOWORK": "off",
+            "CGO_ENABLED": "0",
+            "GOTMPDIR": str(fresh),  # where a build that is broken off leaves its files
+        },
         folder=module,
     )
     try:
