@@ -33,7 +33,7 @@ START_TIMEOUT = 90
 STOP_TIMEOUT = 5
 """Seconds; watchers may hold the API server for longer, and nothing is lost by killing it."""
 COLLECTING = {"GOGC": "400", "GOMEMLIMIT": "600MiB"}
-"""How the API server collects its garbage: its own way takes a quarter of the time of each request."""
+"""How the API server collects its garbage: its own way takes up to a quarter of the time of a request."""
 CERTIFICATE_LIFE = 300 * 86400
 """Seconds; the API server signs its own for a year and never renews it."""
 
