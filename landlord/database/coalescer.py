@@ -92,6 +92,8 @@ class Coalescer(Generic[Item, Result]):
 
     async def _serve_some(self) -> None:
         """Until nobody waits, or another task is there to go on."""
+        # One turn of the loop more: who is just being read from a socket goes with them.
+        await asyncio.sleep(0)
         while batch := self._take():
             self._taken_at = asyncio.get_running_loop().time()
             await self._answer(batch)

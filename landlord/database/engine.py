@@ -1,8 +1,8 @@
-"""The connection pool every process uses.
+"""The connections every process uses, and the one way to run a statement.
 
 Autocommit throughout: each write of Landlord's is one statement, so a transaction of several would only cost round
-trips. A semaphore stands before SQLAlchemy's pool, whose own queue is unfair (a released connection goes to the next
-comer, waiters starve).
+trips. Statements go to psycopg as they are, without SQLAlchemy, and connections are kept here, because the ready-made
+pools cost more than a statement does or let callers wait while Postgres is away (docs/decisions/0012).
 """
 
 from __future__ import annotations
@@ -11,18 +11,23 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import orjson
+import psycopg
+from psycopg.conninfo import make_conninfo
+from psycopg.pq import TransactionStatus
+from psycopg.types.json import set_json_loads
 from pydantic import SecretStr
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from landlord.database.statement import Statement
 
 CONNECT_TIMEOUT = 5
 """Seconds."""
 STATEMENT_TIMEOUT = 20
-"""Seconds, enforced by the server; a few more and the client gives up by itself."""
+"""Seconds, enforced by the server."""
+TIMEOUT = STATEMENT_TIMEOUT + 2 * CONNECT_TIMEOUT
+"""Seconds after which the client gives up by itself."""
 CLOSE_TIMEOUT = 5
 """Seconds that statements under way have when the pool is closed."""
 _SESSION = {
@@ -35,6 +40,9 @@ _SESSION = {
     "enable_mergejoin": "off",
     "jit": "off",
 }
+_SCHEMES = ("postgresql://", "postgres://")
+
+Connection = psycopg.AsyncConnection[Any]
 
 
 class DatabaseUnavailable(Exception):
@@ -42,50 +50,50 @@ class DatabaseUnavailable(Exception):
 
 
 class Database:
-    """A pool of connections to one database. ``async with`` opens and closes it."""
+    """At most ``pool_size`` connections to one database, opened as they are needed. ``async with`` closes them."""
 
     def __init__(self, url: SecretStr, *, pool_size: int) -> None:
-        try:
-            parsed = make_url(url.get_secret_value()).set(drivername="postgresql+psycopg")
-        except ArgumentError:
-            raise ValueError("not a database URL (postgresql://user:password@host:port/name)") from None
-        self._engine = create_async_engine(
-            parsed,
-            isolation_level="AUTOCOMMIT",
-            hide_parameters=True,  # an error's text must not carry what tenants have configured
-            skip_autocommit_rollback=True,
-            pool_size=pool_size,
-            max_overflow=0,
-            pool_timeout=CONNECT_TIMEOUT,
-            json_serializer=lambda value: orjson.dumps(value).decode(),
-            json_deserializer=orjson.loads,
-            connect_args={
-                "connect_timeout": CONNECT_TIMEOUT,
-                "prepare_threshold": 1,
-                "options": " ".join(f"-c {name}={value}" for name, value in _SESSION.items()),
-                "application_name": "landlord",
-                "keepalives_idle": 10,
-                "keepalives_interval": 5,
-                "keepalives_count": 2,
-            },
-        )
-        self._url = parsed
+        self.conninfo = _conninfo(url.get_secret_value())
+        self._idle: list[Connection] = []
         self._semaphore = asyncio.Semaphore(pool_size)
         self._busy = 0
         self._quiet = asyncio.Event()
         self._quiet.set()
 
-    @property
-    def libpq_url(self) -> str:
-        """For the one thing that needs a connection of its own: LISTEN."""
-        return self._url.set(drivername="postgresql").render_as_string(hide_password=False)
+    async def execute(self, statement: Statement, /, **parameters: Any) -> list[Any]:
+        """The rows of one statement, which commits by itself.
+
+        Raises :class:`DatabaseUnavailable` when the database goes or is away, else what Postgres refused it for
+        (``psycopg.Error``).
+        """
+        async with self._connection() as connection:
+            cursor = psycopg.AsyncRawCursor(connection, row_factory=statement.rows)
+            await cursor.execute(statement.sql, statement.arguments(parameters))
+            has_rows = cursor.pgresult is not None and cursor.pgresult.nfields > 0
+            return await cursor.fetchall() if has_rows else []
+
+    async def open(self) -> Connection:
+        """A connection that is the caller's own, in autocommit. Raises ``psycopg.Error``."""
+        connection = await psycopg.AsyncConnection.connect(
+            self.conninfo,
+            autocommit=True,
+            prepare_threshold=1,
+            connect_timeout=CONNECT_TIMEOUT,
+            options=" ".join(f"-c {name}={value}" for name, value in _SESSION.items()),
+            application_name="landlord",
+            keepalives_idle=10,
+            keepalives_interval=5,
+            keepalives_count=2,
+        )
+        set_json_loads(orjson.loads, connection)
+        return connection
 
     async def close(self) -> None:
         """Let statements under way end (they may belong to callers that have gone), then close the connections."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self._quiet.wait()
-        await self._engine.dispose()
+        await self._close_idle()
 
     async def __aenter__(self) -> Database:
         return self
@@ -94,32 +102,42 @@ class Database:
         await self.close()
 
     @asynccontextmanager
-    async def connect(self) -> AsyncIterator[AsyncConnection]:
-        """A connection in autocommit. Raises :class:`DatabaseUnavailable` when the database goes or is away."""
+    async def _connection(self) -> AsyncIterator[Connection]:
         self._busy += 1
         self._quiet.clear()
         try:
-            async with (
-                asyncio.timeout(STATEMENT_TIMEOUT + 2 * CONNECT_TIMEOUT),
-                self._semaphore,
-                self._engine.connect() as connection,
-            ):
-                yield connection
-        except (OperationalError, InterfaceError, PoolTimeout, OSError) as error:
-            raise DatabaseUnavailable(_brief(error)) from error
-        except DBAPIError as error:
-            if error.connection_invalidated:
-                raise DatabaseUnavailable(_brief(error)) from error
-            raise
-        except TimeoutError as error:
-            raise DatabaseUnavailable("no answer from Postgres in time") from error
+            async with asyncio.timeout(TIMEOUT), self._semaphore:
+                connection = self._idle.pop() if self._idle else await self.open()
+                try:
+                    yield connection
+                finally:
+                    await self._give_back(connection)
+        except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
+            # TimeoutError is an OSError, too.
+            raise DatabaseUnavailable(f"Postgres is unavailable ({type(error).__name__})") from error
         finally:
             self._busy -= 1
             if not self._busy:
                 self._quiet.set()
 
+    async def _give_back(self, connection: Connection) -> None:
+        if connection.info.transaction_status is TransactionStatus.IDLE:
+            self._idle.append(connection)
+            return
+        # It broke, or a statement was left in the middle: the others were most likely lost with it.
+        await connection.close()
+        await self._close_idle()
 
-def _brief(error: BaseException) -> str:
-    """The kind of failure only: libpq's texts name hosts and users."""
-    cause = getattr(error, "orig", None) or error
-    return f"Postgres is unavailable ({type(cause).__name__})"
+    async def _close_idle(self) -> None:
+        while self._idle:
+            await self._idle.pop().close()
+
+
+def _conninfo(url: str) -> str:
+    """Its text is nobody's to see: it has the password."""
+    try:
+        if url.startswith(_SCHEMES):
+            return make_conninfo(url)
+    except psycopg.ProgrammingError:
+        pass
+    raise ValueError("not a database URL (postgresql://user:password@host:port/name)")

@@ -18,13 +18,13 @@ RECONNECTED = ""
 _log = structlog.get_logger(__name__)
 
 
-async def listen(url: str, *, channel: str, retry: float = 1.0) -> AsyncGenerator[str, None]:
+async def listen(conninfo: str, *, channel: str, retry: float = 1.0) -> AsyncGenerator[str, None]:
     """Payloads sent on ``channel``, for ever; :data:`RECONNECTED` after each connect. ``retry`` in seconds."""
     away = False
     while True:
         try:
             async with await psycopg.AsyncConnection.connect(
-                url,
+                conninfo,
                 autocommit=True,
                 connect_timeout=5,
                 application_name="landlord listen",

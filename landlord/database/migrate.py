@@ -1,8 +1,8 @@
 """Migrations: alembic scripts of one package, run under an advisory lock so that replicas may start at once.
 
 Each set (the tenants' tables, the ``local`` engine's) has a version table of its own, because they may live in one
-database or in two. Alembic, which every process would pay a quarter of a second for, is imported where there is
-something to migrate.
+database or in two. Alembic and SQLAlchemy, which every process would pay for, are imported where there is something
+to migrate.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psycopg
 from psycopg.errors import UndefinedTable
-from sqlalchemy import Connection, text
-from sqlalchemy.exc import ProgrammingError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from landlord.database.engine import Database
+from landlord.database.engine import TIMEOUT, Connection, Database, DatabaseUnavailable
+from landlord.database.statement import Statement
 
 if TYPE_CHECKING:
+    import sqlalchemy
     from alembic.script import ScriptDirectory
 
 _LOCK = 0x6C616E64  # "land"
@@ -50,25 +50,35 @@ class Migrations:
         return self.revisions[-1]
 
     async def upgrade(self, database: Database) -> None:
-        """Bring the schema to :attr:`head`. Waits for another process that is doing the same."""
-        async with database.connect() as connection:
-            if await self._current(connection) == await asyncio.to_thread(lambda: self.head):
-                return
-        async with database.connect() as connection:
-            transactional = await connection.execution_options(isolation_level="READ COMMITTED")
-            async with transactional.begin():
-                await transactional.run_sync(self._upgrade)
-            await connection.execution_options(isolation_level="AUTOCOMMIT")
+        """Bring the schema to :attr:`head`. Waits for another process that is doing the same.
 
-    async def _current(self, connection: AsyncConnection) -> str | None:
+        Raises ``DatabaseUnavailable``.
+        """
+        if await self._current(database) == await asyncio.to_thread(lambda: self.head):
+            return
+        from sqlalchemy.exc import InterfaceError, OperationalError
+        from sqlalchemy.ext.asyncio import create_async_engine
+        from sqlalchemy.pool import NullPool
+
+        async def transactional() -> Connection:
+            connection = await database.open()
+            await connection.set_autocommit(False)
+            return connection
+
+        engine = create_async_engine("postgresql+psycopg://", async_creator=transactional, poolclass=NullPool)
+        try:
+            async with asyncio.timeout(TIMEOUT), engine.begin() as connection:
+                await connection.run_sync(self._upgrade)
+        except (OperationalError, InterfaceError, psycopg.OperationalError, OSError) as error:
+            raise DatabaseUnavailable(f"Postgres broke the migration off ({type(error).__name__})") from error
+
+    async def _current(self, database: Database) -> str | None:
         """The revision of the schema, null where there is none."""
         try:
-            found: str | None = await connection.scalar(text(f"select version_num from {self.version_table}"))  # noqa: S608 - a constant's name
-        except ProgrammingError as error:
-            if not isinstance(error.orig, UndefinedTable):
-                raise
+            rows = await database.execute(Statement(f"select version_num from {self.version_table}"))  # noqa: S608 - a constant's name
+        except UndefinedTable:
             return None
-        return found
+        return rows[0].version_num if rows else None
 
     def _script(self) -> ScriptDirectory:
         from alembic.config import Config
@@ -79,9 +89,10 @@ class Migrations:
         config.set_main_option("path_separator", "os")
         return ScriptDirectory.from_config(config)
 
-    def _upgrade(self, connection: Connection) -> None:
+    def _upgrade(self, connection: sqlalchemy.Connection) -> None:
         from alembic.config import Config
         from alembic.runtime.environment import EnvironmentContext
+        from sqlalchemy import text
 
         connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
         script = self._script()
@@ -95,8 +106,7 @@ class Migrations:
 
     async def fault(self, database: Database) -> str | None:
         """Why this release must not serve on this schema, or null. Raises ``DatabaseUnavailable``."""
-        async with database.connect() as connection:
-            current = await self._current(connection)
+        current = await self._current(database)
         known = await asyncio.to_thread(lambda: self.revisions)
         head = known[-1]
         if current == head:

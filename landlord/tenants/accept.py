@@ -31,7 +31,7 @@ def accept(snapshot: Snapshot, request: Request, *, policy: Policy, validation: 
         raise Conflict(str(refused)) from None
 
 
-class Rest(DesiredState):
+class Rest(DesiredState, frozen=True):
     """The commands of HTTP."""
 
     def accept(self) -> Acceptance:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from landlord.tenants import runs
@@ -30,8 +31,7 @@ class Validation:
     """The workflow provider's own check; raises ``InvalidRequest``."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Acceptance:
+class Acceptance(Struct, frozen=True, kw_only=True):
     """What is to be committed, and what the answer rests on."""
 
     change: Change | None
@@ -41,8 +41,7 @@ class Acceptance:
     repeat: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Acceptor:
+class Acceptor(Struct, frozen=True, kw_only=True):
     """One request against one snapshot; only methods, no state."""
 
     snapshot: Snapshot

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from landlord.tenants.model import DeletionPolicy, Door, IdempotencyKey
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResourceIdentity:
+class ResourceIdentity(Struct, frozen=True, kw_only=True):
     """The ``Tenant`` resource a change was read from: what makes sure that one edit is taken once."""
 
     namespace: str
@@ -18,8 +18,7 @@ class ResourceIdentity:
     generation: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Create:
+class Create(Struct, frozen=True, kw_only=True):
     """POST."""
 
     compute_provider: str | None = None
@@ -30,8 +29,7 @@ class Create:
     deletion_policy: DeletionPolicy = DeletionPolicy.DELETE
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Replace:
+class Replace(Struct, frozen=True, kw_only=True):
     """PUT: the configuration is replaced, the rest only where given."""
 
     compute_provider: str | None = None
@@ -42,27 +40,23 @@ class Replace:
     deletion_policy: DeletionPolicy | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Patch:
+class Patch(Struct, frozen=True, kw_only=True):
     """PATCH: a JSON merge patch (RFC 7396) of the writable fields."""
 
     merge: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delete:
+class Delete(Struct, frozen=True, kw_only=True):
     """DELETE, or the deletion of the bound resource."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retry:
+class Retry(Struct, frozen=True, kw_only=True):
     """``POST …/retry``, optionally with another configuration."""
 
     compute_config: dict[str, Any] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Edit:
+class Edit(Struct, frozen=True, kw_only=True):
     """A user's edit of the ``Tenant`` resource: creates, changes or retries, as the row asks for."""
 
     identity: ResourceIdentity
@@ -74,8 +68,7 @@ class Edit:
     """The record's generation that the resource has seen (from its mirror annotation), 0 if none."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Remove:
+class Remove(Struct, frozen=True, kw_only=True):
     """The bound resource is terminating: run the delete, or let the resource go and keep the tenant (``Retain``)."""
 
     identity: ResourceIdentity
@@ -86,8 +79,7 @@ class Remove:
     recorded_generation: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bind:
+class Bind(Struct, frozen=True, kw_only=True):
     """The row takes this resource as its own (a mirror just made, say), with nothing else to change."""
 
     identity: ResourceIdentity
@@ -97,8 +89,7 @@ class Bind:
 Command = Create | Replace | Patch | Delete | Retry | Edit | Remove | Bind
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class Request(Struct, frozen=True, kw_only=True):
     """A command with who sent it and under which conditions."""
 
     tenant_id: str

@@ -17,7 +17,7 @@ from landlord.tenants.model import Action, Execution, Status, Tenant
 from landlord.workflow.provider import ExecutionState
 
 
-class DesiredState(Acceptor):
+class DesiredState(Acceptor, frozen=True):
     """What both doors' commands come down to."""
 
     def new_life(self, command: Create, *, identity: ResourceIdentity | None, generation: int) -> Acceptance:

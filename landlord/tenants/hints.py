@@ -42,15 +42,13 @@ class Hints:
 
     async def heard(self) -> AsyncGenerator[Hint, None]:
         """For ever. Raises nothing: what is told while the database is away is lost."""
-        async for payload in listen(self._database.libpq_url, channel=sql.HINTS):
+        async for payload in listen(self._database.conninfo, channel=sql.HINTS):
             if payload != RECONNECTED:
                 tenant_id, _, execution_id = payload.partition(" ")
                 yield Hint(tenant_id=tenant_id, execution_id=execution_id)
 
     async def _tell(self, execution_ids: Sequence[str]) -> list[bool]:
-        async with self._database.connect() as connection:
-            rows = await connection.execute(sql.HINT, {"ids": list(execution_ids)})
-            known = {row.execution_id for row in rows}
+        known = {row.execution_id for row in await self._database.execute(sql.HINT, ids=list(execution_ids))}
         return [execution_id in known for execution_id in execution_ids]
 
 

@@ -19,7 +19,7 @@ from landlord.tenants.lifecycle import Event
 from landlord.tenants.model import DeletionPolicy, Stalled, Status, Tenant
 
 
-class Ingest(DesiredState):
+class Ingest(DesiredState, frozen=True):
     """The commands of the operator."""
 
     def accept(self) -> Acceptance:

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import orjson
 from msgspec import convert
 from msgspec.structs import asdict
+from psycopg import DataError, IntegrityError
 from psycopg.errors import DeadlockDetected, SerializationFailure
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from landlord.database.coalescer import Coalescer
 from landlord.database.engine import Database, DatabaseUnavailable
@@ -110,57 +110,40 @@ class Repository:
 
     async def applied(self, change_id: str) -> bool:
         """Whether that change is in the trail."""
-        async with self._database.connect() as connection:
-            return (await connection.execute(sql.APPLIED, {"change_id": change_id})).first() is not None
+        return bool(await self._database.execute(sql.APPLIED, change_id=change_id))
 
     async def key(self, key: IdempotencyKey) -> StoredKey | None:
         """The earlier use of an idempotency key."""
-        async with self._database.connect() as connection:
-            row = (
-                await connection.execute(
-                    sql.KEY, {"caller": key.caller, "method": key.method, "path": key.path, "key": key.key}
-                )
-            ).first()
-        if row is None:
-            return None
-        return StoredKey(
-            body_digest=row.body_digest, change_id=row.change_id, execution_id=row.execution_id, tenant_id=row.tenant_id
-        )
+        rows = await self._database.execute(sql.KEY, caller=key.caller, method=key.method, path=key.path, key=key.key)
+        return StoredKey(**rows[0]._asdict()) if rows else None
 
     async def page(self, *, filter: Filter, after: str | None, limit: int) -> list[Snapshot]:  # noqa: A002
         """Tenants in the order of ids, those after ``after``; of their executions the head, while it is open."""
         statement = sql.page(**_given(filter), after=after is not None)
-        async with self._database.connect() as connection:
-            rows = await connection.execute(statement, {**_parameters(filter), "after": after, "limit": limit})
-            return list(_snapshots(rows).values())
+        rows = await self._database.execute(statement, **_parameters(filter), after=after, limit=limit)
+        return list(_snapshots(rows).values())
 
     async def count(self, *, filter: Filter) -> int:  # noqa: A002
-        async with self._database.connect() as connection:
-            total = await connection.scalar(sql.count(**_given(filter)), _parameters(filter))
-        return int(total or 0)
+        [row] = await self._database.execute(sql.count(**_given(filter)), **_parameters(filter))
+        return int(row.count)
 
     async def executions(self, tenant_id: str, *, before: int, limit: int) -> list[tuple[int, Execution]]:
         """With their sequence numbers, newest first, below ``before``."""
-        async with self._database.connect() as connection:
-            rows = await connection.execute(sql.EXECUTIONS, {"id": tenant_id, "before": before, "limit": limit})
-            return [(seq, _execution(values)) for seq, *values in rows]
+        rows = await self._database.execute(sql.EXECUTIONS, id=tenant_id, before=before, limit=limit)
+        return [(seq, _execution(values)) for seq, *values in rows]
 
     async def execution(self, execution_id: str) -> Execution | None:
-        async with self._database.connect() as connection:
-            row = (await connection.execute(sql.EXECUTION_BY_ID, {"id": execution_id})).first()
-        return _execution(row) if row else None
+        rows = await self._database.execute(sql.EXECUTION_BY_ID, id=execution_id)
+        return _execution(rows[0]) if rows else None
 
     async def audit(self, tenant_id: str, *, before: int, limit: int) -> list[tuple[int, Audit]]:
         """The trail with its sequence numbers, newest first, below ``before``."""
-        async with self._database.connect() as connection:
-            rows = await connection.execute(sql.AUDIT, {"id": tenant_id, "before": before, "limit": limit})
-            return [(row.seq, _audit(row.audit)) for row in rows]
+        rows = await self._database.execute(sql.AUDIT, id=tenant_id, before=before, limit=limit)
+        return [(row.seq, _audit(row.audit)) for row in rows]
 
     async def claim(self, *, limit: int, lease: float) -> list[str]:
         """Tenants that are due; nobody else gets them for ``lease`` seconds."""
-        async with self._database.connect() as connection:
-            rows = await connection.execute(sql.CLAIM, {"limit": limit, "lease": lease})
-            return [row.id for row in rows]
+        return [row.id for row in await self._database.execute(sql.CLAIM, limit=limit, lease=lease)]
 
     async def look_at(self, tenant: Tenant, *, seconds: float | None) -> None:
         """When somebody has to look again (null: nobody has to), unless the tenant has been changed meanwhile."""
@@ -168,59 +151,46 @@ class Repository:
 
     async def wake(self) -> None:
         """Everybody who waits is due now: the engine is back."""
-        async with self._database.connect() as connection:
-            await connection.execute(sql.WAKE)
+        await self._database.execute(sql.WAKE)
 
     async def owners(self, execution_ids: Sequence[str]) -> list[str]:
         """The tenants these executions belong to."""
-        async with self._database.connect() as connection:
-            rows = await connection.execute(sql.OWNERS, {"ids": list(execution_ids)})
-            return [row.tenant_id for row in rows]
+        return [row.tenant_id for row in await self._database.execute(sql.OWNERS, ids=list(execution_ids))]
 
     async def in_flight(self) -> list[InFlight]:
-        async with self._database.connect() as connection:
-            rows = await connection.execute(sql.IN_FLIGHT)
-            return [
-                InFlight(status=Status(row.status), tenants=row.tenants, oldest=float(row.oldest or 0)) for row in rows
-            ]
+        return [
+            InFlight(status=Status(row.status), tenants=row.tenants, oldest=float(row.oldest or 0))
+            for row in await self._database.execute(sql.IN_FLIGHT)
+        ]
 
     async def purge(self, *, tombstones: float, keys: float) -> None:
         """Forget tombstones and idempotency keys older than so many seconds; what must never repeat is kept."""
-        async with self._database.connect() as connection:
-            await connection.execute(sql.PURGE, {"tombstones": tombstones, "keys": keys})
+        await self._database.execute(sql.PURGE, tombstones=tombstones, keys=keys)
 
     async def resources(self, *, after: str, limit: int) -> list[dict[str, Any]]:
         """Which resource each row has, by pages in the order of ids."""
-        async with self._database.connect() as connection:
-            rows = await connection.execute(sql.RESOURCES, {"after": after, "limit": limit})
-            return [dict(row) for row in rows.mappings()]
+        return [row._asdict() for row in await self._database.execute(sql.RESOURCES, after=after, limit=limit)]
 
     async def _commit(self, changes: Sequence[Change]) -> list[bool]:
         document = orjson.dumps([_encode(change) for change in changes]).decode()
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                async with self._database.connect() as connection:
-                    rows = await connection.execute(sql.COMMIT, {"changes": document})
-                    return [row.applied for row in rows]
-            except (DBAPIError, DatabaseUnavailable) as error:
+                return [row.applied for row in await self._database.execute(sql.COMMIT, changes=document)]
+            except DatabaseUnavailable as error:
                 if attempt == _ATTEMPTS or not _broken_off(error):
                     raise
             await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311 - jitter
         raise AssertionError("unreachable")
 
     async def _load(self, tenant_ids: Sequence[str]) -> list[Snapshot]:
-        wanted = list(dict.fromkeys(tenant_ids))
-        async with self._database.connect() as connection:
-            rows = await connection.execute(sql.LOAD, {"ids": wanted})
-            found = _snapshots(rows)
+        found = _snapshots(await self._database.execute(sql.LOAD, ids=list(dict.fromkeys(tenant_ids))))
         return [found[tenant_id] for tenant_id in tenant_ids]
 
     async def _look_at(self, items: Sequence[tuple[str, int, float | None]]) -> list[None]:
         document = orjson.dumps(
             [{"id": tenant_id, "revision": revision, "seconds": seconds} for tenant_id, revision, seconds in items]
         ).decode()
-        async with self._database.connect() as connection:
-            await connection.execute(sql.LOOK_AT, {"items": document})
+        await self._database.execute(sql.LOOK_AT, items=document)
         return [None] * len(items)
 
 
@@ -228,10 +198,9 @@ def _one_may_be_to_blame(error: Exception) -> bool:
     return isinstance(error, IntegrityError | DataError)
 
 
-def _broken_off(error: BaseException) -> bool:
+def _broken_off(error: DatabaseUnavailable) -> bool:
     """Postgres undid the statement because of others: it can be run again."""
-    cause = error.__cause__ if isinstance(error, DatabaseUnavailable) else error
-    return isinstance(getattr(cause, "orig", None), DeadlockDetected | SerializationFailure)
+    return isinstance(error.__cause__, DeadlockDetected | SerializationFailure)
 
 
 def _given(wanted: Filter) -> dict[str, bool]:

@@ -7,13 +7,13 @@ happens to this process afterwards, the reconciler finds in the row what has to 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from datetime import timedelta
 from weakref import WeakValueDictionary
 
 import structlog
+from msgspec import Struct
 from msgspec.structs import replace
-from sqlalchemy.exc import IntegrityError
+from psycopg import IntegrityError
 
 from landlord.tenants import dispatch
 from landlord.tenants.accept import accept
@@ -21,7 +21,7 @@ from landlord.tenants.acceptance import Acceptance, Validation
 from landlord.tenants.commands import Create, Request
 from landlord.tenants.decide import decide, refused
 from landlord.tenants.errors import Conflict, KeyReused, Refusal, TriggerFailed, TriggerRefused
-from landlord.tenants.metrics import ACCEPTED, TRIGGER_FAILURES
+from landlord.tenants.metrics import TRIGGER_FAILURES, accepted
 from landlord.tenants.model import Change, Execution, Snapshot
 from landlord.tenants.repository import Repository, StoredKey
 from landlord.tenants.runs import Policy
@@ -41,8 +41,7 @@ CONTENTION = 30.0
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Answer(Struct, frozen=True, kw_only=True):
     """The record an answer shows. ``started``: a run is under way for the request (202 rather than 200)."""
 
     snapshot: Snapshot
@@ -102,7 +101,7 @@ class TenantService:
                         raise
                     return await self._join(stored, request)
                 if applied:
-                    ACCEPTED.labels(door=request.door.value, command=type(request.command).__name__.lower()).inc()
+                    accepted(request.door, type(request.command)).inc()
                     return after(snapshot, acceptance.change), acceptance
 
     async def _used(self, request: Request) -> StoredKey | None:

@@ -6,8 +6,9 @@ which costs both sides half of what JSON does. Either way a column is named in t
 
 from __future__ import annotations
 
-from sqlalchemy import TextClause, TextualSelect, column, text
+from functools import cache
 
+from landlord.database.statement import Statement
 from landlord.tenants.model import Execution, Tenant
 
 CHANNEL = "landlord_tenants"
@@ -30,11 +31,6 @@ def _read(columns: tuple[str, ...], prefix: str) -> str:
     return ", ".join(f"{prefix}{column}{'::text' if column == 'incarnation' else ''}" for column in columns)
 
 
-def _positional(statement: str, *, columns: int) -> TextualSelect:
-    """Of a statement whose columns SQLAlchemy is told, it keeps what it made of them; else it looks anew every time."""
-    return text(statement).columns(*(column(f"c{number}") for number in range(columns)))
-
-
 _CHANGING = tuple(column for column in EXECUTION if column not in _FIXED)
 _UPDATE_EXECUTION = f"""
     update executions e
@@ -42,7 +38,7 @@ _UPDATE_EXECUTION = f"""
     from changed_executions x
     where e.execution_id = x.execution_id and not x.added"""  # noqa: S608 - built from our own column names
 
-COMMIT: TextClause = text(
+COMMIT = Statement(
     f"""
 with changes as (
     select c.ordinality as i, c.value as change, (c.value ->> 'expected')::bigint as expected
@@ -110,7 +106,7 @@ from rows left join done using (i) order by rows.i
 
 _SNAPSHOT = f"now(), {_read(TENANT, 't.')}, {_read(EXECUTION, 'e.')}"
 
-LOAD: TextualSelect = _positional(
+LOAD = Statement(
     f"""
 select w.id, {_SNAPSHOT}, p.generation, p.version, p.counters
 from unnest(cast(:ids as text[])) as w(id)
@@ -118,7 +114,7 @@ left join tenants t on t.id = w.id
 left join executions e on e.tenant_id = t.id and (e.ended_at is null or e.execution_id = t.head)
 left join purged_tenants p on p.id = w.id
 """,  # noqa: S608 - built from our own column names
-    columns=2 + len(TENANT) + len(EXECUTION) + 3,
+    positional=True,
 )
 """A row for each execution of a tenant (one if it has none)."""
 
@@ -133,13 +129,15 @@ limit :limit
 """  # noqa: S608 - built from our own column names
 
 
-def page(*, status: bool, compute_provider: bool, labels: bool, include_deleted: bool, after: bool) -> TextClause:
+@cache
+def page(*, status: bool, compute_provider: bool, labels: bool, include_deleted: bool, after: bool) -> Statement:
     """A page of tenants in the order of their ids, for the filters that are given."""
-    return text(_PAGE.format(conditions=_conditions(locals())))
+    return Statement(_PAGE.format(conditions=_conditions(locals())), positional=True)
 
 
-def count(*, status: bool, compute_provider: bool, labels: bool, include_deleted: bool) -> TextClause:
-    return text(f"select count(*) from tenants t where {_conditions(locals())}")  # noqa: S608 - our own conditions
+@cache
+def count(*, status: bool, compute_provider: bool, labels: bool, include_deleted: bool) -> Statement:
+    return Statement(f"select count(*) from tenants t where {_conditions(locals())}")  # noqa: S608 - our own conditions
 
 
 def _conditions(given: dict[str, bool]) -> str:
@@ -155,7 +153,7 @@ def _conditions(given: dict[str, bool]) -> str:
     return " and ".join(chosen) or "true"
 
 
-CLAIM: TextClause = text(
+CLAIM = Statement(
     """
 update tenants set next_check_at = now() + make_interval(secs => :lease)
 where id in (
@@ -166,7 +164,7 @@ returning id
 )
 """Writes ``next_check_at`` alone, not the revision: whoever decides meanwhile is not disturbed."""
 
-LOOK_AT: TextClause = text(
+LOOK_AT = Statement(
     """
 update tenants t set next_check_at = now() + make_interval(secs => w.seconds)
 from jsonb_to_recordset(cast(:items as jsonb)) as w(id text, revision bigint, seconds float8)
@@ -175,11 +173,11 @@ where t.id = w.id and t.revision = w.revision
 )
 """Null seconds: nobody has to look."""
 
-WAKE: TextClause = text("update tenants set next_check_at = now() where next_check_at > now()")
+WAKE = Statement("update tenants set next_check_at = now() where next_check_at > now()")
 
-OWNERS: TextClause = text("select distinct tenant_id from executions where execution_id = any(cast(:ids as text[]))")
+OWNERS = Statement("select distinct tenant_id from executions where execution_id = any(cast(:ids as text[]))")
 
-HINT: TextClause = text(
+HINT = Statement(
     f"""
 select e.execution_id,
     case when e.sent_at is not null and e.ended_at is null
@@ -189,26 +187,26 @@ from executions e where e.execution_id = any(cast(:ids as text[]))
 )
 """Of executions not known to have ended, whoever listens is told. Answers which there are."""
 
-EXECUTIONS: TextClause = text(
+EXECUTIONS = Statement(
     f"""
 select seq, {_read(EXECUTION, "")} from executions
 where tenant_id = :id and seq < :before order by seq desc limit :limit
 """  # noqa: S608 - built from our own column names
 )
-EXECUTION_BY_ID: TextClause = text(
+EXECUTION_BY_ID = Statement(
     f"select {_read(EXECUTION, '')} from executions where execution_id = :id"  # noqa: S608
 )
 
-AUDIT: TextClause = text(
+AUDIT = Statement(
     """
 select seq, row_to_json(a) as audit from audit a
 where tenant_id = :id and seq < :before order by seq desc limit :limit
 """
 )
 
-APPLIED: TextClause = text("select 1 from audit where change_id = cast(:change_id as uuid)")
+APPLIED = Statement("select 1 from audit where change_id = cast(:change_id as uuid)")
 
-KEY: TextClause = text(
+KEY = Statement(
     """
 select k.body_digest, k.change_id::text, k.execution_id, a.tenant_id
 from idempotency_keys k left join audit a using (change_id)
@@ -216,7 +214,7 @@ where k.caller = :caller and k.method = :method and k.path = :path and k.key = :
 """
 )
 
-PURGE: TextClause = text(
+PURGE = Statement(
     """
 with gone as (
     delete from tenants where status = 'deleted' and deleted_at < now() - make_interval(secs => :tombstones)
@@ -230,7 +228,7 @@ set generation = excluded.generation, version = excluded.version, counters = exc
 """
 )
 
-IN_FLIGHT: TextClause = text(
+IN_FLIGHT = Statement(
     """
 select status, count(*) as tenants,
     extract(epoch from now() - min(updated_at) filter (where status not in ('ready', 'deleted', 'failed'))) as oldest
@@ -238,7 +236,7 @@ from tenants group by status
 """
 )
 
-RESOURCES: TextClause = text(
+RESOURCES = Statement(
     """
 select id, status, namespace, resource_uid, detached, revision from tenants
 where id > :after order by id limit :limit

@@ -146,8 +146,8 @@ class WorkflowClient:
             _log.exception("the workflow provider failed unexpectedly", provider=self.name, call=call)
             raise ProviderUnavailable(f"{self.name} failed unexpectedly ({type(error).__name__})") from error
         finally:
-            metrics.CALLS.labels(self.name, call, result).inc()
-            metrics.SECONDS.labels(self.name, call).observe(time.perf_counter() - began)
+            metrics.calls(self.name, call, result).inc()
+            metrics.call_seconds(self.name, call).observe(time.perf_counter() - began)
 
 
 def _result(error: Exception) -> str:

@@ -77,7 +77,7 @@ class Operator:
 
     async def _listen(self) -> None:
         """Rows that have changed; after a break in the line, all of them."""
-        async for payload in listen(self._database.libpq_url, channel=CHANNEL):
+        async for payload in listen(self._database.conninfo, channel=CHANNEL):
             if payload:
                 self._passes.changed(payload.split(","))
             else:

@@ -6,8 +6,8 @@ import json
 import re
 
 from fixtures.components import ROOT
-from sqlalchemy import text
 
+from landlord.database.statement import Statement
 from landlord.installation import assemble
 from landlord.settings import Settings
 from landlord.tenants.commands import Create, Delete, Request
@@ -38,16 +38,15 @@ async def test_old_history_may_go(test_database_url: str) -> None:
         create = Request(tenant_id="acme", command=Create(compute_config={}), who="me", door=Door.API)
         await installation.service.submit(create)
         former = {"execution_id": "tenant-acme-update", "action": "update", "seq": -1}
-        async with installation.database.connect() as connection:
-            for statement in AGED:
-                await connection.execute(text(statement))
-            await connection.execute(text(FORMER), {"values": json.dumps(former)})
-            for statement in STATEMENTS:
-                await connection.execute(text(statement))
-            left = (await connection.execute(text("select execution_id from executions"))).scalars().all()
-            trail = (await connection.execute(text("select count(*) from audit"))).scalar_one()
-        assert left == ["tenant-acme-plan"], "what is in charge stays"
-        assert trail == 0
+        database = installation.database
+        for statement in AGED:
+            await database.execute(Statement(statement))
+        await database.execute(Statement(FORMER), values=json.dumps(former))
+        for statement in STATEMENTS:
+            await database.execute(Statement(statement))
+        left = await database.execute(Statement("select execution_id from executions"))
+        assert [row.execution_id for row in left] == ["tenant-acme-plan"], "what is in charge stays"
+        assert await database.execute(Statement("select 1 from audit")) == []
         await installation.service.submit(Request(tenant_id="acme", command=Delete(), who="me", door=Door.API))
         tenant = (await installation.repository.load("acme")).tenant
         assert tenant is not None

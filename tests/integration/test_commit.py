@@ -9,14 +9,14 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 
+import psycopg
 import pytest
 from msgspec import Struct
 from msgspec.structs import replace
 from pydantic import SecretStr
-from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from landlord.database.engine import Database
+from landlord.database.statement import Statement
 from landlord.tenants import runs
 from landlord.tenants.accept import accept
 from landlord.tenants.acceptance import Validation
@@ -60,11 +60,8 @@ async def create(repository: Repository, tenant_id: str, **config: Any) -> Snaps
 
 @pytest.mark.parametrize(("table", "model"), [("tenants", Tenant), ("executions", Execution)])
 async def test_columns_are_the_fields_of_the_model(database: Database, table: str, model: type[Struct]) -> None:
-    async with database.connect() as connection:
-        rows = await connection.execute(
-            text("select column_name from information_schema.columns where table_name = :table"), {"table": table}
-        )
-        columns = {row.column_name for row in rows}
+    listing = Statement("select column_name from information_schema.columns where table_name = :table")
+    columns = {row.column_name for row in await database.execute(listing, table=table)}
     assert columns - {"seq"} == set(model.__struct_fields__)
 
 
@@ -132,7 +129,7 @@ async def test_two_open_runs_of_one_tenant_cannot_be_written(repository: Reposit
         tenant=snapshot.tenant, action=Action.UPDATE, source=Door.API, now=snapshot.now, policy=POLICY, send=True
     )
     change = Change(tenant=replace(tenant, revision=2), expected=1, added=added, audit=None)
-    with pytest.raises(IntegrityError):
+    with pytest.raises(psycopg.IntegrityError):
         await repository.commit(change)
     assert (await repository.load(snapshot.id)).tenant == snapshot.tenant
 
@@ -145,7 +142,7 @@ async def test_only_the_culprit_of_a_batch_fails(repository: Repository) -> None
     results = await asyncio.gather(
         *(create(repository, tenant_id) for tenant_id in good), repository.commit(poisoned), return_exceptions=True
     )
-    assert isinstance(results[-1], DBAPIError)
+    assert isinstance(results[-1], psycopg.DataError)
     assert all(isinstance(result, Snapshot) and result.tenant is not None for result in results[:-1])
     assert (await repository.load(bad)).tenant is None
 
@@ -156,7 +153,7 @@ async def test_a_key_is_taken_once(repository: Repository) -> None:
     first = decide_on(await repository.load(one), Create(compute_config={}), key=key)
     second = decide_on(await repository.load(two), Create(compute_config={}), key=key)
     assert await repository.commit(first)
-    with pytest.raises(IntegrityError):
+    with pytest.raises(psycopg.IntegrityError):
         await repository.commit(second)
     stored = await repository.key(key)
     assert stored is not None

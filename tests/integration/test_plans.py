@@ -6,16 +6,17 @@ import re
 from collections.abc import AsyncIterator
 from typing import Any
 
+import psycopg
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import TextClause, text
 
 from landlord.database.engine import Database
+from landlord.database.statement import Statement
 from landlord.tenants import sql
 from landlord.workflow.providers.local import statements
 
 HOLDS = {"installation": "i", "execution_id": ["a"], "fence": [1]}
-STATEMENTS: dict[str, tuple[TextClause, dict[str, Any]]] = {
+STATEMENTS: dict[str, tuple[Statement, dict[str, Any]]] = {
     "load": (sql.LOAD, {"ids": ["a", "b"]}),
     "commit": (sql.COMMIT, {"changes": "[]"}),
     "page": (
@@ -24,7 +25,7 @@ STATEMENTS: dict[str, tuple[TextClause, dict[str, Any]]] = {
     ),
     "look at": (sql.LOOK_AT, {"items": "[]"}),
     "owners": (sql.OWNERS, {"ids": ["a"]}),
-    "insert": (statements.INSERT, {"installation": "i", "ids": ["a"], "payloads": [b""], "digests": [""]}),
+    "insert": (statements.INSERT, {"installation": "i", "requests": "[]"}),
     "claim": (statements.CLAIM, {"installation": "i", "most": 10, "worker": "w", "lease": 1.0}),
     "claim tenants": (sql.CLAIM, {"limit": 10, "lease": 1.0}),
     "purge": (statements.PURGE, {"installation": "i", "most": 10, "retention": 1.0}),
@@ -46,12 +47,17 @@ async def database(test_database_url: str) -> AsyncIterator[Database]:
         yield database
 
 
+async def explained(database: Database, name: str) -> str:
+    statement, parameters = STATEMENTS[name]
+    async with await database.open() as connection:
+        cursor = psycopg.AsyncRawCursor(connection)
+        await cursor.execute(b"explain " + statement.sql, statement.arguments(parameters))
+        return "".join(f"{line}\n" for (line,) in await cursor.fetchall())
+
+
 @pytest.mark.parametrize("name", STATEMENTS)
 async def test_rows_are_looked_up_by_key_from_the_first_plan_on(database: Database, name: str) -> None:
-    statement, parameters = STATEMENTS[name]
-    async with database.connect() as connection:
-        rows = await connection.execute(text(f"explain {statement}"), parameters)
-        plan = "\n".join(row[0] for row in rows) + "\n"
+    plan = await explained(database, name)
     assert not WHOLE.search(plan), plan
     conditions = BY_KEY.findall(plan)
     assert all(any(key in condition for key in KEYS) for condition in conditions), plan
@@ -60,8 +66,5 @@ async def test_rows_are_looked_up_by_key_from_the_first_plan_on(database: Databa
 
 async def test_a_page_looks_the_runs_of_its_tenants_up(database: Database) -> None:
     """However many executions there are: one look-up for each row."""
-    statement, parameters = STATEMENTS["page"]
-    async with database.connect() as connection:
-        rows = await connection.execute(text(f"explain {statement}"), parameters)
-        plan = "\n".join(row[0] for row in rows)
+    plan = await explained(database, "page")
     assert re.search(r"Index Cond: \(\(?execution_id = t\.head\)", plan), plan

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from landlord.database.statement import Statement
 from landlord.installation import Installation, assemble
 from landlord.settings import Settings
 from landlord.tenants.commands import Create, Delete, Patch, Replace, Request, Retry
@@ -103,9 +104,10 @@ async def in_status(parts: Installation, tenant_id: str, status: Status) -> Tena
 
 async def set_deadline(parts: Installation, *, seconds: int) -> None:
     """Of what is under way, from now."""
-    async with parts.database.connect() as connection:
-        statement = f"update executions set deadline = now() + interval '{seconds} s' where ended_at is null"
-        await connection.exec_driver_sql(statement)
+    await parts.database.execute(
+        Statement("update executions set deadline = now() + make_interval(secs => :seconds) where ended_at is null"),
+        seconds=seconds,
+    )
 
 
 async def test_put_after_a_put_that_timed_out_but_started(
@@ -185,10 +187,11 @@ async def test_a_cancel_nobody_obeys_is_forced_after_a_minute(
     await submit(parts, name, Delete())
     await reconciler.reconcile(name)
     assert all(not force for _, force in engine.cancels)
-    async with parts.database.connect() as connection:
-        await connection.exec_driver_sql(
+    await parts.database.execute(
+        Statement(
             "update executions set cancel_requested_at = now() - interval '61 s' where cancel_requested_at is not null"
         )
+    )
     engine.default = Succeed(output={})
     await reconciler.reconcile(name)
     assert (f"tenant-{name}-plan", True) in engine.cancels
@@ -566,8 +569,7 @@ async def test_a_run_of_an_engine_that_is_no_longer_configured_is_started_on_no_
     await submit(parts, name, Create(compute_config={}))
 
     async def moved_to(provider: str) -> None:
-        async with parts.database.connect() as connection:
-            await connection.exec_driver_sql(f"update executions set provider = '{provider}'")
+        await parts.database.execute(Statement("update executions set provider = :provider"), provider=provider)
 
     await moved_to("another")
     sent = len(engine.requests)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from fixtures.kubernetes import run_kubectl
 
+from landlord.database.statement import Statement
 from landlord.dev.controlplane import ControlPlane
 from landlord.installation import Installation, assemble
 from landlord.kubernetes import NotFound, TenantResources, load_configuration
@@ -201,15 +202,16 @@ class Landlord:
 
     async def sql(self, statement: str, **values: Any) -> None:
         """What somebody with a backup might do to the database."""
-        from sqlalchemy import text
-
-        async with self.installation.database.connect() as connection:
-            await connection.execute(text(statement), {"id": self.name, **values})
+        await self.installation.database.execute(Statement(statement), id=self.name, **values)
 
     async def vanish(self) -> None:
-        """The resource goes without anybody's asking: the finalizer removed by hand."""
-        await self.merge({"metadata": {"finalizers": None}})
-        await self.kubectl("delete", "tenant", self.name, "--wait=false", check=False)
+        """The resource goes without anybody's asking: the finalizer removed by hand.
+
+        By two calls in a row: between two kubectls an operator would find the time to put it back.
+        """
+        there = await self.there()
+        await self.resources.patch(self.namespace, self.name, [{"op": "remove", "path": "/metadata/finalizers"}])
+        await self.resources.delete(self.namespace, self.name, uid=there.uid)
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from kubernetes_door.harness import Landlord
 from kubernetes_door.test_ownership import ready
-from sqlalchemy import text
 
 from landlord import mirror
+from landlord.database.statement import Statement
 from landlord.kubernetes import Conflict
 from landlord.mirror import FINALIZER
 from landlord.tenants.commands import Edit, Replace
@@ -29,13 +29,13 @@ def edit(config: dict[str, Any], resource: mirror.Resource) -> Edit:
 
 async def backup(landlord: Landlord) -> str:
     """The tenant with its executions, as JSON."""
-    async with landlord.installation.database.connect() as connection:
-        statement = text(
-            """select json_build_object('tenant', row_to_json(t), 'executions',
-                   (select json_agg(e) from executions e where e.tenant_id = t.id))::text
-               from tenants t where id = :id"""
-        )
-        return str(await connection.scalar(statement, {"id": landlord.name}))
+    statement = Statement(
+        """select json_build_object('tenant', row_to_json(t), 'executions',
+               (select json_agg(e) from executions e where e.tenant_id = t.id))::text as saved
+           from tenants t where id = :id"""
+    )
+    [row] = await landlord.installation.database.execute(statement, id=landlord.name)
+    return str(row.saved)
 
 
 async def lose(landlord: Landlord) -> None:

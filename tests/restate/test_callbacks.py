@@ -18,8 +18,8 @@ from fixtures.rest import Rest, reconciling, serving, unique
 from fixtures.restate import registered, restate_settings
 from fixtures.workers import running
 from pydantic import SecretStr
-from sqlalchemy import text
 
+from landlord.database.statement import Statement
 from landlord.settings import Settings
 from landlord.workflow.metrics import CALLBACKS
 from landlord.workflow.provider import WorkflowProvider
@@ -65,14 +65,13 @@ async def working(rest: Rest, settings: Settings, **more: Any) -> AsyncIterator[
 
 
 async def listened_to(rest: Rest) -> None:
-    listening = text(
+    listening = Statement(
         "select 1 from pg_stat_activity where datname = current_database() and query like 'listen%landlord_hints%'"
     )
     async with asyncio.timeout(10):
         while True:
-            async with rest.installation.database.connect() as connection:
-                if (await connection.execute(listening)).first() is not None:
-                    return
+            if await rest.installation.database.execute(listening):
+                return
             await asyncio.sleep(0.05)
 
 

@@ -20,11 +20,11 @@ print(*sorted({name.partition(".")[0] for name in sys.modules}))
 @pytest.mark.parametrize(
     ("command", "unwanted"),
     [
-        ("api", {"alembic", "kopf", "kubernetes", "aiodocker", "restate"}),
+        ("api", {"alembic", "sqlalchemy", "kopf", "kubernetes", "aiodocker", "restate"}),
         ("worker", {"alembic", "kopf", "kubernetes", "sqlalchemy", "psycopg", "aiodocker", "restate"}),
-        ("controller", {"alembic", "kopf", "kubernetes", "aiodocker", "restate"}),
-        ("operator", {"alembic", "aiodocker", "restate"}),
-        ("dev", {"alembic", "kopf", "kubernetes", "aiodocker", "restate"}),
+        ("controller", {"alembic", "sqlalchemy", "kopf", "kubernetes", "aiodocker", "restate"}),
+        ("operator", {"alembic", "sqlalchemy", "aiodocker", "restate"}),
+        ("dev", {"alembic", "sqlalchemy", "kopf", "kubernetes", "aiodocker", "restate"}),
     ],
 )
 def test_a_process_loads_only_what_it_uses(command: str, unwanted: set[str]) -> None:

@@ -10,16 +10,16 @@ runs that have ended, at most 64 ids in one (a payload may have 8000 bytes).
 
 from __future__ import annotations
 
-from sqlalchemy import text
+from landlord.database.statement import Statement
 
 WORKERS = "landlord_local_workers"
 ENDED = "landlord_local_ended"
 
-INSERT = text(
+INSERT = Statement(
     f"""
     with input as (
-        select * from unnest(cast(:ids as text[]), cast(:payloads as bytea[]), cast(:digests as text[]))
-            as i (execution_id, payload, digest)
+        select execution_id, decode(payload, 'hex') as payload, digest
+        from jsonb_to_recordset(cast(:requests as jsonb)) as i (execution_id text, payload text, digest text)
     ), created as (
         insert into local_executions (installation, execution_id, payload, digest)
         select :installation, execution_id, payload, digest from input order by execution_id
@@ -39,14 +39,14 @@ INSERT = text(
 )
 """A run inserted by somebody else while this statement ran is neither created nor visible: its digest comes as ''."""
 
-DIGESTS = text(
+DIGESTS = Statement(
     """
     select execution_id, digest from local_executions
     where installation = :installation and execution_id = any(cast(:ids as text[]))
     """
 )
 
-READ = text(
+READ = Statement(
     """
     select execution_id, state, digest, attempts, step, output, failure
     from local_executions
@@ -54,7 +54,7 @@ READ = text(
     """
 )
 
-CANCEL = text(
+CANCEL = Statement(
     f"""
     with target as (
         select execution_id, state, state = 'pending' or cast(:force as boolean) as ends
@@ -81,7 +81,7 @@ CANCEL = text(
     """  # noqa: S608
 )
 
-CLAIM = text(
+CLAIM = Statement(
     """
     with due as (
         select installation, execution_id from local_executions
@@ -129,7 +129,7 @@ def _mine(**columns: str) -> str:
     return _MINE.format(arrays=arrays, columns=", ".join(types))
 
 
-RENEW = text(
+RENEW = Statement(
     f"""
     with {_mine()}
     update local_executions e
@@ -140,7 +140,7 @@ RENEW = text(
     """  # noqa: S608
 )
 
-CHECKPOINT = text(
+CHECKPOINT = Statement(
     f"""
     with {_mine(name="text", output="text")}, saved as (
         insert into local_steps (installation, execution_id, name, output)
@@ -155,7 +155,7 @@ CHECKPOINT = text(
     """  # noqa: S608
 )
 
-FINISH = text(
+FINISH = Statement(
     f"""
     with {_mine(state="text", output="text", failure="text")}, ended as (
         update local_executions e
@@ -172,7 +172,7 @@ FINISH = text(
     """  # noqa: S608
 )
 
-HAND_BACK = text(
+HAND_BACK = Statement(
     f"""
     with {_mine()}, back as (
         update local_executions e
@@ -185,7 +185,7 @@ HAND_BACK = text(
     """  # noqa: S608
 )
 
-PURGE = text(
+PURGE = Statement(
     """
     delete from local_executions
     where installation = :installation and execution_id = any(array(
@@ -195,5 +195,6 @@ PURGE = text(
         limit :most
         for update skip locked
     ))
+    returning 1
     """
 )

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import orjson
-from sqlalchemy import Row, TextClause
-from sqlalchemy.exc import DBAPIError, ProgrammingError
+import psycopg
 
 from landlord.database.coalescer import Coalescer, Overloaded
 from landlord.database.engine import Database, DatabaseUnavailable
 from landlord.database.listen import RECONNECTED, listen
+from landlord.database.statement import Statement
 from landlord.workflow.provider import (
     ExecutionInfo,
     ExecutionState,
@@ -171,7 +171,7 @@ class Store:
 
     async def _heard(self, channel: str) -> AsyncGenerator[list[str], None]:
         """Words of the notifications that concern this installation; ``[""]`` for whatever may have been missed."""
-        notifications = listen(self._database.libpq_url, channel=channel)
+        notifications = listen(self._database.conninfo, channel=channel)
         async with aclosing(notifications):
             async for notification in notifications:
                 installation, *words = notification.split(" ")
@@ -180,18 +180,15 @@ class Store:
                 elif notification == RECONNECTED:
                     yield [""]
 
-    async def _fetch(self, statement: TextClause, **parameters: Any) -> Sequence[Row[Any]]:
-        async with self._database.connect() as connection:
-            result = await connection.execute(statement, {"installation": self._installation, **parameters})
-            return result.all()
+    async def _fetch(self, statement: Statement, **parameters: Any) -> list[Any]:
+        return await self._database.execute(statement, installation=self._installation, **parameters)
 
     async def _insert(self, requests: Sequence[WorkflowRequest]) -> list[TriggerResult]:
-        rows = await self._fetch(
-            statements.INSERT,
-            ids=[request.execution_id for request in requests],
-            payloads=[request.payload for request in requests],
-            digests=[request.digest for request in requests],
-        )
+        document = [
+            {"execution_id": request.execution_id, "payload": request.payload.hex(), "digest": request.digest}
+            for request in requests
+        ]
+        rows = await self._fetch(statements.INSERT, requests=orjson.dumps(document).decode())
         created = {row.execution_id for row in rows if row.created}
         digests = {row.execution_id: row.digest for row in rows if row.digest}
         if unseen := [row.execution_id for row in rows if not row.created and not row.digest]:
@@ -218,7 +215,7 @@ class Store:
         )
         return [standings[hold] for hold in holds]
 
-    async def _standings(self, statement: TextClause, holds: Sequence[Hold], **parameters: Any) -> dict[Hold, Standing]:
+    async def _standings(self, statement: Statement, holds: Sequence[Hold], **parameters: Any) -> dict[Hold, Standing]:
         rows = await self._fetch(statement, **_columns(holds), **parameters)
         reasons = {row.execution_id: row.cancel_reason for row in rows}
         return {
@@ -238,12 +235,7 @@ class Store:
         return [ending.hold.execution_id in ended for ending in endings]
 
     async def _purge(self, retention: float) -> int:
-        async with self._database.connect() as connection:
-            result = await connection.execute(
-                statements.PURGE,
-                {"installation": self._installation, "retention": retention, "most": PURGE_BATCH},
-            )
-            return result.rowcount
+        return len(await self._fetch(statements.PURGE, retention=retention, most=PURGE_BATCH))
 
 
 def cancelled(reason: str) -> WorkflowFailure:
@@ -256,22 +248,22 @@ async def _served(call: Awaitable[Result]) -> Result:
         return await call
     except (DatabaseUnavailable, Overloaded) as error:
         raise ProviderUnavailable(f"local: {error}") from error
-    except ProgrammingError as error:
+    except psycopg.ProgrammingError as error:
         raise ProviderUnavailable("local: the engine's tables are missing or old: run `landlord migrate`") from error
-    except DBAPIError as error:
-        raise ProviderUnavailable(f"local: Postgres refused a statement ({type(error.orig).__name__})") from error
+    except psycopg.Error as error:
+        raise ProviderUnavailable(f"local: Postgres refused a statement ({type(error).__name__})") from error
 
 
 def _item_at_fault(error: Exception) -> bool:
     """Errors of the connection arrive as DatabaseUnavailable; what is left may be one item's doing."""
-    return isinstance(error, DBAPIError)
+    return isinstance(error, psycopg.Error)
 
 
 def _columns(holds: Sequence[Hold]) -> dict[str, Any]:
     return {"execution_id": [hold.execution_id for hold in holds], "fence": [hold.fence for hold in holds]}
 
 
-def _info(row: Row[Any]) -> ExecutionInfo:
+def _info(row: Any) -> ExecutionInfo:
     return ExecutionInfo(
         execution_id=row.execution_id,
         state=ExecutionState(row.state),

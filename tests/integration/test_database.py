@@ -1,0 +1,89 @@
+"""Connections: kept, never more than allowed, dropped when they break, free again after whoever used them has gone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import psycopg
+import pytest
+from pydantic import SecretStr
+
+from landlord.database.engine import Database, DatabaseUnavailable
+from landlord.database.statement import Statement
+
+BACKEND = Statement("select pg_backend_pid() as pid, pg_sleep(:seconds)")
+TERMINATE = Statement("select pg_terminate_backend(:pid)")
+ACTIVE = Statement("select count(*) from pg_stat_activity where pid = :pid and state = 'active'")
+SIZE = 2
+
+
+@pytest.fixture
+async def database(test_database_url: str) -> AsyncIterator[Database]:
+    async with Database(SecretStr(test_database_url), pool_size=SIZE) as database:
+        yield database
+
+
+async def backends(database: Database, *, calls: int) -> list[int]:
+    """Which served so many calls at a time."""
+    answers = await asyncio.gather(*(database.execute(BACKEND, seconds=0.05) for _ in range(calls)))
+    return [row.pid for [row] in answers]
+
+
+async def test_connections_are_kept_and_never_more_than_allowed(database: Database) -> None:
+    first = await backends(database, calls=3 * SIZE)
+    assert len(set(first)) == SIZE
+    assert set(await backends(database, calls=SIZE)) == set(first)
+
+
+async def test_after_one_broke_nobody_gets_the_others_that_broke_with_it(
+    database: Database, test_database_url: str
+) -> None:
+    lost = set(await backends(database, calls=SIZE))
+    async with Database(SecretStr(test_database_url), pool_size=1) as other:
+        for pid in lost:
+            await other.execute(TERMINATE, pid=pid)
+    with pytest.raises(DatabaseUnavailable, match="AdminShutdown"):
+        await database.execute(BACKEND, seconds=0)
+    assert not lost & set(await backends(database, calls=SIZE))
+
+
+async def test_a_caller_that_goes_away_ends_its_statement_and_leaves_its_connection(database: Database) -> None:
+    async with Database(SecretStr(database.conninfo), pool_size=1) as other:
+        [row] = await other.execute(BACKEND, seconds=0)
+        call = asyncio.create_task(other.execute(BACKEND, seconds=60))
+        async with asyncio.timeout(10):
+            while not (await database.execute(ACTIVE, pid=row.pid))[0].count:
+                await asyncio.sleep(0.01)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        async with asyncio.timeout(10):
+            assert await other.execute(BACKEND, seconds=0) == [row]
+
+
+async def test_what_is_refused_leaves_its_connection(database: Database) -> None:
+    pids = set(await backends(database, calls=SIZE))
+    with pytest.raises(psycopg.errors.UndefinedTable):
+        await database.execute(Statement("select * from nowhere"))
+    with pytest.raises(KeyError):
+        await database.execute(BACKEND)
+    assert set(await backends(database, calls=SIZE)) == pids
+
+
+async def test_a_statement_without_rows_has_none(database: Database) -> None:
+    assert await database.execute(Statement("create temporary table nothing (a int)")) == []
+
+
+@pytest.mark.parametrize(
+    "url", ["", "nonsense", "dbname=landlord", "mysql://localhost/landlord", "postgresql://localhost:port/x?who=1"]
+)
+async def test_what_is_no_url_is_said_at_once(url: str) -> None:
+    with pytest.raises(ValueError, match="not a database URL"):
+        Database(SecretStr(url), pool_size=1)
+
+
+async def test_where_nobody_listens_it_is_unavailable_at_once() -> None:
+    async with Database(SecretStr("postgresql://127.0.0.1:1/landlord"), pool_size=1) as database:
+        with pytest.raises(DatabaseUnavailable, match="OperationalError"):
+            await database.execute(BACKEND, seconds=0)
