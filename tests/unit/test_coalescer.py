@@ -47,6 +47,17 @@ def call(coalescer: Coalescer[str, str], *items: str) -> list[asyncio.Task[str]]
     return [asyncio.get_running_loop().create_task(one(item)) for item in items]
 
 
+async def test_who_comes_a_turn_of_the_loop_later_goes_with_the_first(statements: Statements) -> None:
+    coalescer = Coalescer(statements.run)
+    first = call(coalescer, "a")
+    await asyncio.sleep(0)
+    second = call(coalescer, "b")
+    await statements.begun(1)
+    statements.answer(0)
+    assert await asyncio.gather(*first, *second) == ["A", "B"]
+    assert statements.batches == [["a", "b"]]
+
+
 async def test_who_arrives_while_one_runs_goes_together_in_the_next(statements: Statements) -> None:
     coalescer = Coalescer(statements.run)
     first = call(coalescer, "a")
