@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 import time
@@ -22,7 +23,7 @@ import yaml
 from fixtures.kubernetes import binaries
 from fixtures.warm import free_port
 
-from landlord.dev import controlplane
+from landlord.dev import controlplane, folders
 from landlord.dev.controlplane import ControlPlane
 
 pytestmark = pytest.mark.timeout(240)
@@ -266,6 +267,8 @@ async def test_nothing_is_left_when_it_is_killed(
         await running.process.wait()
         _, alive = await asyncio.to_thread(psutil.wait_procs, tree, 3)
         assert [process.name() for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
+        # etcd's sockets are all that stays; the next cluster there would take them away.
+        shutil.rmtree(folders.RUNTIME / f"landlord-kubernetes-{folders.digest(state)}")
     async with dev("--kubernetes", "off", *arguments, state=state, environment={}) as running:
         await running.says("ready: ", seconds=60)
         await running.says("/api/docs", seconds=5)
