@@ -70,7 +70,7 @@ class PostgresServer:
         return None if self._child is None else self._child.pid
 
     def url(self, *, database: str = "postgres") -> str:
-        """A libpq URL of one of its databases; SQLAlchemy reads it, too."""
+        """A libpq URL of one of its databases."""
         return f"postgresql://{ADMINISTRATOR}@/{quote(database)}?host={quote(str(self._runtime), safe='')}"
 
     async def start(self) -> None:
