@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import ssl
 import statistics
 import time
@@ -182,9 +181,9 @@ async def _resources_ready(plane: ControlPlane) -> None:
 @asynccontextmanager
 async def _administrator(plane: ControlPlane) -> AsyncIterator[aiohttp.ClientSession]:
     config = yaml.safe_load(plane.kubeconfig.read_text())
-    authority = base64.b64decode(config["clusters"][0]["cluster"]["certificate-authority-data"]).decode()
+    authority = config["clusters"][0]["cluster"]["certificate-authority"]
     headers = {"Authorization": f"Bearer {config['users'][0]['user']['token']}"}
-    connector = aiohttp.TCPConnector(limit=2 * CONNECTIONS, ssl=ssl.create_default_context(cadata=authority))
+    connector = aiohttp.TCPConnector(limit=2 * CONNECTIONS, ssl=ssl.create_default_context(cafile=authority))
     timeout = aiohttp.ClientTimeout(total=300)
     async with aiohttp.ClientSession(headers=headers, connector=connector, timeout=timeout) as session:
         yield session

@@ -8,7 +8,6 @@ it otherwise.
 from __future__ import annotations
 
 import asyncio
-import base64
 import os
 import secrets
 import shutil
@@ -250,7 +249,9 @@ class ControlPlane:
             "clusters": [
                 {
                     "name": CONTEXT,
-                    "cluster": {"server": self.server, "certificate-authority-data": _base64(self._certificate)},
+                    # By its name: clients in Python write what stands here itself into a file for OpenSSL, and leave
+                    # it in /tmp when they are killed.
+                    "cluster": {"server": self.server, "certificate-authority": str(self._certificate.absolute())},
                 }
             ],
             "users": [{"name": user, "user": {"token": token}}],
@@ -296,7 +297,3 @@ def _kept(path: Path, value: str) -> str:
         path.touch(mode=0o600)
         path.write_text(value)
     return path.read_text()
-
-
-def _base64(path: Path) -> str:
-    return base64.b64encode(path.read_bytes()).decode()

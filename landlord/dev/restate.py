@@ -61,6 +61,7 @@ bind-address = "127.0.0.1:{ingress}"
 
 [worker.invoker]
 memory-limit = "256.0 MiB"
+tmp-dir = "tmp"
 
 [bifrost]
 record-cache-memory-size = "32.0 MiB"

@@ -8,6 +8,7 @@ import os
 import socket
 import stat
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -28,6 +29,7 @@ from landlord.dev.docker import DockerEngine
 from landlord.dev.postgres import PostgresServer
 from landlord.dev.processes import LauncherError, start
 from landlord.dev.system import Options
+from landlord.kubernetes import load_configuration
 
 
 def test_a_fresh_database(empty_database_url: str) -> None:
@@ -208,6 +210,24 @@ async def test_a_restate_server_whose_port_is_taken_goes_to_another(
     monkeypatch.setattr(restate, "free_port", lambda: next(given))
     async with restate.running(state=component_folder) as server:
         assert await server.ready()
+
+
+async def test_a_restate_server_leaves_nothing_in_the_temporary_folder(
+    restate_server: object, component_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    async with restate.running(state=component_folder) as server:
+        assert await server.ready()
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_client_of_the_api_server_writes_no_certificate_of_its_own(
+    own_control_plane: ControlPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(own_control_plane.kubeconfig))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert (await load_configuration(None)).ssl_ca_cert
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_a_process_of_ours_whose_port_is_taken_goes_to_another(
