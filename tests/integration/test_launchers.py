@@ -212,22 +212,27 @@ async def test_a_restate_server_whose_port_is_taken_goes_to_another(
         assert await server.ready()
 
 
-async def test_a_restate_server_leaves_nothing_in_the_temporary_folder(
-    restate_server: object, component_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def nothing_temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The folder for temporary files, ours and our children's, is empty in the end."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    yield
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("restate_server", "nothing_temporary")
+async def test_a_restate_server_leaves_no_temporary_file(component_folder: Path) -> None:
     async with restate.running(state=component_folder) as server:
         assert await server.ready()
-    assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("nothing_temporary")
 async def test_a_client_of_the_api_server_writes_no_certificate_of_its_own(
-    own_control_plane: ControlPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own_control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", str(own_control_plane.kubeconfig))
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert (await load_configuration(None)).ssl_ca_cert
-    assert list(tmp_path.iterdir()) == []
 
 
 async def test_a_process_of_ours_whose_port_is_taken_goes_to_another(
