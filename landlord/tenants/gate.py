@@ -16,6 +16,10 @@ from landlord.tenants.metrics import ENGINE_UP
 from landlord.workflow.client import WorkflowClient
 from landlord.workflow.provider import WorkflowError
 
+BACKOFF_LIMIT = 15.0
+"""Seconds between two questions to an engine that is away. One process asks for everybody, so it may ask often: nobody
+should have to wait for us once the engine is back (docs/decisions/0013)."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -28,12 +32,10 @@ class EngineGate:
         client: WorkflowClient,
         returned: Callable[[], Awaitable[None]],
         backoff: float = 1.0,
-        backoff_limit: float = 300.0,
     ) -> None:
         self._client = client
         self._returned = returned
         self._backoff = backoff
-        self._backoff_limit = backoff_limit
         self._open = asyncio.Event()
         self._open.set()
         self._shut = asyncio.Event()
@@ -67,7 +69,7 @@ class EngineGate:
             delay = self._backoff
             while not await self._reachable():
                 await asyncio.sleep(delay * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
-                delay = min(delay * 2, self._backoff_limit)
+                delay = min(delay * 2, BACKOFF_LIMIT)
             _log.info("workflow engine available again", provider=self._client.name)
             ENGINE_UP.set(1)
             self._shut.clear()

@@ -63,9 +63,7 @@ class Reconciler:
         self._tombstones = tombstone_retention
         self._keys = idempotency_retention
         self._queue: KeyedQueue[str] = KeyedQueue(backoff=policy.backoff, backoff_limit=policy.backoff_limit)
-        self._gate = EngineGate(
-            client=client, returned=self._engine_returned, backoff=policy.backoff, backoff_limit=policy.backoff_limit
-        )
+        self._gate = EngineGate(client=client, returned=self._engine_returned, backoff=policy.backoff)
         self._database_up = True
 
     @property
