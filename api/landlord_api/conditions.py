@@ -11,9 +11,6 @@ from landlord import canonical
 from landlord.tenants.model import IdempotencyKey
 from landlord_api.problems import invalid
 
-NO_VERSION = -1
-"""No tenant is ever at it."""
-
 _TAG = re.compile(r'[ \t]*((?:W/)?"[\x21\x23-\x7e\x80-\xff]*")[ \t]*(?:,|$)')
 _OURS = re.compile(r'"([0-9]{1,18})-[0-9]{1,18}"')
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -68,12 +65,12 @@ def not_modified(request: web.Request, etag: str) -> bool:
     return "*" in tags or any(tag.removeprefix("W/") == etag for tag in tags)
 
 
-def expected_versions(request: web.Request) -> set[int] | None:
+def expected_versions(request: web.Request) -> frozenset[int] | None:
     """The versions If-Match allows; null for all of them. Weak tags and foreign ones match none."""
     tags = _tags(request, "If-Match")
     if tags is None or tags == ["*"]:
         return None
-    return {int(found[1]) for tag in tags if (found := _OURS.fullmatch(tag))} or {NO_VERSION}
+    return frozenset(int(found[1]) for tag in tags if (found := _OURS.fullmatch(tag)))
 
 
 def idempotency_key(request: web.Request, *, caller: str, path: str, body: Any) -> IdempotencyKey | None:

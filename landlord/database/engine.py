@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 import psycopg
 from psycopg.conninfo import make_conninfo
+from psycopg.errors import ReadOnlySqlTransaction
 from psycopg.pq import TransactionStatus
 from psycopg.types.json import set_json_loads
 from pydantic import SecretStr
@@ -46,7 +47,7 @@ Connection = psycopg.AsyncConnection[Any]
 
 
 class DatabaseUnavailable(Exception):
-    """Postgres cannot be reached or broke off. Whether the statement was applied is not known."""
+    """Postgres cannot be reached, broke off or takes no writes. Whether the statement was applied is not known."""
 
 
 class Database:
@@ -79,6 +80,7 @@ class Database:
             autocommit=True,
             prepare_threshold=1,
             connect_timeout=CONNECT_TIMEOUT,
+            target_session_attrs="read-write",  # no standby: of several hosts the one that takes writes
             options=" ".join(f"-c {name}={value}" for name, value in _SESSION.items()),
             application_name="landlord",
             keepalives_idle=10,
@@ -110,9 +112,13 @@ class Database:
                 connection = self._idle.pop() if self._idle else await self.open()
                 try:
                     yield connection
+                except ReadOnlySqlTransaction:
+                    # A standby, say. A session may stay read-only when its server no longer is: it is not used again.
+                    await connection.close()
+                    raise
                 finally:
                     await self._give_back(connection)
-        except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
+        except (psycopg.OperationalError, psycopg.InterfaceError, ReadOnlySqlTransaction, OSError) as error:
             # TimeoutError is an OSError, too.
             raise DatabaseUnavailable(f"Postgres is unavailable ({type(error).__name__})") from error
         finally:

@@ -6,10 +6,14 @@ in one statement; only then is the engine asked for anything.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from msgspec.structs import replace
 
 from landlord import canonical
 from landlord.merge_patch import merge_patch
+from landlord.tenants import metadata
 from landlord.tenants.acceptance import Acceptance, Validation
 from landlord.tenants.commands import Bind, Create, Delete, Edit, Patch, Remove, Replace, Request, Retry
 from landlord.tenants.desired import DesiredState
@@ -62,7 +66,7 @@ class Rest(DesiredState, frozen=True):
 
     def _create_again(self, command: Create, *, tenant: Tenant) -> Acceptance:
         """A POST of a living id is refused, unless it repeats one that was answered 500."""
-        if not tenant.unanswered:
+        if not tenant.unanswered or tenant.status is Status.DELETING:
             raise Exists(f"tenant {tenant.id} exists already")
         same = command.compute_provider in (None, tenant.compute_provider) and canonical.equal(
             command.compute_config, tenant.compute_config
@@ -82,7 +86,8 @@ class Rest(DesiredState, frozen=True):
         return self.commit(replace(tenant, unanswered=False), event="answered", started=True, accepted=False)
 
     def _replace(self, command: Replace, *, tenant: Tenant) -> Acceptance:
-        if self.repeats(tenant) and canonical.equal(command.compute_config, tenant.compute_config):
+        deleting = tenant.status is Status.DELETING  # what would be repeated is the delete
+        if not deleting and self.repeats(tenant) and canonical.equal(command.compute_config, tenant.compute_config):
             changed = self._with(tenant, command)
             if changed == tenant:
                 return Acceptance(change=None, started=True, repeat=True)
@@ -133,6 +138,7 @@ class Rest(DesiredState, frozen=True):
             paused=bool(merge.get("paused", tenant.paused)),
             deletion_policy=DeletionPolicy(policy) if policy is not None else DeletionPolicy.DELETE,
         )
+        self._check_metadata(merged)
         if "compute_config" in merged:
             return self._replace(full, tenant=tenant)
         self.match(tenant)
@@ -141,8 +147,21 @@ class Rest(DesiredState, frozen=True):
                 "compute_provider cannot change",
                 faults=[Fault(pointer="/compute_provider", message=f"must stay {tenant.compute_provider!r}")],
             )
-        transition(tenant.status, Event.CHANGE_SPEC)
-        return self.metadata(self._with(tenant, full), tenant=tenant)
+        changed = self._with(tenant, full)
+        if tenant.status is not Status.FAILED or (tenant.paused, changed.paused) != (True, False):
+            # But what has failed while it was paused is unpaused, or no retry could ever help it.
+            transition(tenant.status, Event.CHANGE_SPEC)
+        return self.metadata(changed, tenant=tenant)
+
+    @staticmethod
+    def _check_metadata(merged: Mapping[str, Any]) -> None:
+        """What a patch makes of them is not larger than what a request could have sent."""
+        found = {
+            "/labels": metadata.labels_fault(merged.get("labels", {})),
+            "/annotations": metadata.annotations_fault(merged.get("annotations", {})),
+        }
+        if faults := [Fault(pointer=pointer, message=why) for pointer, why in found.items() if why is not None]:
+            raise Invalid("the patch is not valid", faults=faults)
 
     def _delete(self, *, tenant: Tenant) -> Acceptance:
         if tenant.status is Status.DELETING:
@@ -160,6 +179,8 @@ class Rest(DesiredState, frozen=True):
         failed_trigger = self.repeats(tenant)
         if tenant.status is not Status.FAILED and tenant.stalled is None and not failed_trigger:
             raise Conflict(f"tenant {tenant.id} is {tenant.status} and makes progress; only what failed is retried")
+        if tenant.status is Status.FAILED and tenant.paused:
+            raise Conflict(f"tenant {tenant.id} is paused: nothing is retried until it is unpaused")
         if tenant.status is Status.DELETING and command.compute_config is not None:
             raise Conflict(f"tenant {tenant.id} is being deleted: its compute_config cannot change")
         config = tenant.compute_config if command.compute_config is None else command.compute_config

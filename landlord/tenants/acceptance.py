@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from msgspec import Struct
@@ -59,8 +60,8 @@ class Acceptor(Struct, frozen=True, kw_only=True):
 
     def match(self, tenant: Tenant) -> None:
         expected = self.request.if_match
-        if expected is not None and expected != tenant.version:
-            raise PreconditionFailed(f"If-Match names version {expected}, the tenant is at version {tenant.version}")
+        if expected is not None and tenant.version not in expected:
+            raise PreconditionFailed(f"If-Match does not name the tenant's version, {tenant.version}")
 
     def check_config(self, provider: str, config: Mapping[str, Any]) -> None:
         faults = list(self.validation.faults(provider, config))
@@ -110,9 +111,7 @@ class Acceptor(Struct, frozen=True, kw_only=True):
             version=tenant.version + 1 if accepted else tenant.version,
             revision=(before.revision if before else 0) + 1,
             updated_at=self.snapshot.now,
-            next_check_at=next_check(tenant, executions, now=self.snapshot.now, policy=self.policy)
-            if executions
-            else (tenant.next_check_at if self.snapshot.sent or self.snapshot.waiting else None),
+            next_check_at=self._next_check(tenant, executions),
         )
         audit = Audit(
             change_id=str(uuid.uuid4()),
@@ -128,6 +127,9 @@ class Acceptor(Struct, frozen=True, kw_only=True):
             generation=tenant.generation,
             execution_id=tenant.workflow_execution_id,
         )
+        key = self.request.key
+        if key is not None and started:
+            key = replace(key, execution_id=tenant.workflow_execution_id)
         return Acceptance(
             change=Change(
                 tenant=tenant,
@@ -135,10 +137,17 @@ class Acceptor(Struct, frozen=True, kw_only=True):
                 added=added,
                 updated=updated,
                 audit=audit,
-                key=self.request.key,
+                key=key,
             ),
             started=started,
         )
+
+    def _next_check(self, tenant: Tenant, touched: tuple[Execution, ...]) -> datetime | None:
+        """What is open and not touched is looked at when it would have been: changes must not put that off."""
+        if touched:
+            return next_check(touched, now=self.snapshot.now, policy=self.policy)
+        untouched = next_check(self.snapshot.executions, now=self.snapshot.now, policy=self.policy)
+        return untouched and (tenant.next_check_at or untouched)
 
     def observe(self, tenant: Tenant) -> Acceptance:
         """Which resource is the row's: no change of the client's, so neither version nor audit trail."""

@@ -97,5 +97,5 @@ class Request(Struct, frozen=True, kw_only=True):
     who: str
     door: Door
     key: IdempotencyKey | None = None
-    if_match: int | None = None
-    """The ``version`` the client has seen."""
+    if_match: frozenset[int] | None = None
+    """Versions of the tenant that the change may be made on; null for any."""

@@ -43,9 +43,7 @@ def decide(snapshot: Snapshot, *, word: ExecutionInfo | None, policy: Policy) ->
         return Decision(settled=True)
     if (sent := snapshot.sent) is not None:
         return _sent(snapshot, tenant, sent, word=word, policy=policy)
-    if tenant.stalled is Stalled.RECORD_BEHIND and tenant.status is not Status.DELETING:
-        return Decision(settled=True)
-    if tenant.paused and tenant.status is not Status.DELETING:
+    if outcome.held(tenant):
         return Decision(settled=True)
     if (waiting := snapshot.waiting) is not None:
         return _waiting(snapshot, tenant, waiting, policy=policy)
@@ -136,10 +134,9 @@ def _next(snapshot: Snapshot, tenant: Tenant, ended: Execution, *, policy: Polic
     """After a run that counts for nothing: the waiting one, else the status' action again, no attempt spent."""
     waiting = snapshot.waiting
     action = ACTIONS.get(tenant.status)
-    held = tenant.status is not Status.DELETING and (tenant.paused or tenant.stalled is Stalled.RECORD_BEHIND)
     if action is None:
         return replace(tenant, workflow_execution_id=None), None, None
-    if held:
+    if outcome.held(tenant):
         return (tenant if waiting else outcome.rest(tenant, ended)), None, None
     if tenant.stalled not in outcome.BROKEN_OFF:  # that it is tried again is no progress yet
         tenant = replace(tenant, stalled=None)
@@ -291,7 +288,7 @@ def _change(
         tenant,
         revision=before.revision + 1,
         updated_at=snapshot.now,
-        next_check_at=next_check(tenant, executions, now=snapshot.now, policy=policy),
+        next_check_at=next_check(executions or snapshot.executions, now=snapshot.now, policy=policy),
     )
     audit = None
     if event is not None:
@@ -312,8 +309,8 @@ def _change(
     return Change(tenant=tenant, expected=before.revision, added=added, updated=updated, audit=audit)
 
 
-def next_check(tenant: Tenant, executions: tuple[Execution, ...], *, now: datetime, policy: Policy) -> datetime | None:
-    """When the reconciler has to look even if nothing tells it to."""
+def next_check(executions: tuple[Execution, ...], *, now: datetime, policy: Policy) -> datetime | None:
+    """When the reconciler has to look at what is open among these even if nothing tells it to."""
     times = []
     for execution in executions:
         if not execution.open:

@@ -13,7 +13,7 @@ from landlord.tenants import runs
 from landlord.tenants.acceptance import Acceptance, Acceptor, bound_to
 from landlord.tenants.commands import Create, ResourceIdentity
 from landlord.tenants.lifecycle import ACTIONS, RETRY, Event, transition
-from landlord.tenants.model import Action, Execution, Status, Tenant
+from landlord.tenants.model import Action, Execution, Stalled, Status, Tenant
 from landlord.workflow.provider import ExecutionState
 
 
@@ -53,11 +53,25 @@ class DesiredState(Acceptor, frozen=True):
     def metadata(self, changed: Tenant, *, tenant: Tenant) -> Acceptance:
         """Labels, pausing, policy: no new generation; unpausing lets what has been held back run."""
         if tenant.paused and not changed.paused and self.held(changed):
-            event = Event.START if changed.status is Status.REQUESTED else Event.CHANGE_SPEC
-            return self.respec(changed, event=event, bump=False)
+            return self.respec(changed, event=self.release_event(changed), bump=False)
         return self.commit(changed, event="changed", started=False)
 
+    def release_event(self, tenant: Tenant) -> Event:
+        """What unpausing means, where something was held back."""
+        match tenant.status:
+            case Status.REQUESTED:
+                return Event.START
+            case Status.FAILED:
+                return self.retry_event(tenant)
+            case _:
+                return Event.CHANGE_SPEC
+
     def held(self, tenant: Tenant) -> bool:
+        if tenant.stalled is Stalled.RECORD_BEHIND:
+            return False  # until somebody says what is wanted
+        if tenant.status is Status.FAILED:  # corrected while it was paused
+            head = self.snapshot.head
+            return head is not None and head.generation != tenant.generation
         if tenant.status is Status.READY:
             return tenant.generation != tenant.observed_generation
         return tenant.status is Status.REQUESTED or (tenant.status in ACTIONS and self.snapshot.sent is None)
@@ -130,7 +144,7 @@ class DesiredState(Acceptor, frozen=True):
 
     def begin_delete(self, tenant: Tenant) -> Acceptance:
         following = transition(tenant.status, Event.DELETE)
-        tenant = replace(tenant, status=following.to, status_message="", stalled=None, attempts=0)
+        tenant = replace(tenant, status=following.to, status_message="", stalled=None, attempts=0, unanswered=False)
         return self.supersede(tenant, event=Event.DELETE, sent=self.snapshot.sent, waiting=self.snapshot.waiting)
 
     def retry_event(self, tenant: Tenant) -> Event:

@@ -79,7 +79,9 @@ class Ingest(DesiredState, frozen=True):
         if command.retain or tenant.deletion_policy is DeletionPolicy.RETAIN:
             detached = replace(tenant, detached=True, resource_uid=None, resource_generation=None)
             return self.commit(detached, event="detached", started=False)
-        return self.begin_delete(bound_to(tenant, command.identity))
+        # A restored record may be behind what it made.
+        newest = max(tenant.generation, command.recorded_generation)
+        return self.begin_delete(replace(bound_to(tenant, command.identity), generation=newest))
 
     def _delete_unknown(self, command: Remove) -> Acceptance:
         """A resource of ours is terminating and the record is lost: what it stood for is deleted all the same."""

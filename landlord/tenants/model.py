@@ -224,6 +224,8 @@ class IdempotencyKey(Struct, frozen=True, kw_only=True):
     path: str
     key: str
     body_digest: str
+    execution_id: str | None = None
+    """The run that the request has started or waits for; null where it started none."""
 
 
 class Change(Struct, frozen=True, kw_only=True):

@@ -51,9 +51,18 @@ def moving(tenant: Tenant) -> Tenant:
     return replace(tenant, stalled=None) if tenant.stalled in BROKEN_OFF else tenant
 
 
+def held(tenant: Tenant) -> bool:
+    """Nothing but a delete may be started: it is paused, or the world has seen a newer generation than the record."""
+    if tenant.status is Status.DELETING:
+        return False
+    return tenant.paused or tenant.stalled is Stalled.RECORD_BEHIND
+
+
 def succeed(tenant: Tenant, ended: Execution, *, waiting: Execution | None, now: datetime, policy: Policy) -> Outcome:
     """A run of the status' action succeeded, for the row's generation or an older one."""
-    tenant = replace(tenant, stalled=None, status_message="", attempts=0)
+    if tenant.stalled is not Stalled.RECORD_BEHIND or tenant.status is Status.DELETING:
+        tenant = replace(tenant, stalled=None, status_message="")
+    tenant = replace(tenant, attempts=0)
     if ended.action in (Action.PROVISION, Action.UPDATE):
         tenant = replace(tenant, observed_generation=ended.generation, observed_config=ended.output)
     current = ended.generation == tenant.generation
@@ -64,7 +73,7 @@ def succeed(tenant: Tenant, ended: Execution, *, waiting: Execution | None, now:
         if following.to is Status.DELETED:
             tenant = replace(tenant, deleted_at=now, observed_config=None)
         return tenant, None, event
-    if tenant.paused:
+    if held(tenant):
         return rest(tenant, ended), None, None
     tenant = replace(tenant, status=following.to)
     tenant, execution = follow(
@@ -76,13 +85,16 @@ def succeed(tenant: Tenant, ended: Execution, *, waiting: Execution | None, now:
 def fail(tenant: Tenant, ended: Execution, *, now: datetime, policy: Policy) -> Outcome:
     """A run of the status' action ended otherwise, not because we cancelled it, and nothing waits behind it."""
     failure = ended.failure or WorkflowFailure(code="Unknown", message="the run failed")
-    if failure.code == "NewerGeneration" and (ahead := failure.details.get("existing_generation")):
-        return record_behind(rest(tenant, ended), generation=int(ahead)), None, None
     deleting = tenant.status is Status.DELETING
+    if failure.code == "NewerGeneration" and (ahead := failure.details.get("existing_generation")):
+        if not deleting:
+            return record_behind(rest(tenant, ended), generation=int(ahead)), None, None
+        # The next delete takes that, too: a tenant is not deleted while anything of it is left.
+        tenant = replace(tenant, generation=max(int(ahead), tenant.generation))
     tenant = moving(tenant)
     if ended.generation != tenant.generation and not deleting:
         tenant = replace(tenant, attempts=0)
-        if tenant.paused:
+        if held(tenant):
             return rest(tenant, ended), None, None
         tenant, execution = follow(tenant, ended.action, waiting=None, now=now, policy=policy)
         return tenant, execution, Event.FAIL
@@ -93,7 +105,7 @@ def fail(tenant: Tenant, ended: Execution, *, now: datetime, policy: Policy) -> 
         return replace(rest(tenant, ended), status=following.to), None, Event.GIVE_UP
     if deleting and tenant.attempts >= policy.attempts:
         tenant = replace(tenant, stalled=Stalled.DELETE_FAILING)
-    if tenant.paused and not deleting:
+    if held(tenant):
         return rest(tenant, ended), None, None
     pause = timedelta(seconds=policy.delay(tenant.attempts))
     tenant, execution = runs.new_run(

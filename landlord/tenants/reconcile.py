@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterator
 
+import psycopg
 import structlog
 
 from landlord.database.engine import DatabaseUnavailable
@@ -175,11 +177,12 @@ class Reconciler:
             await self._gate.passed()
             claimed: list[str] = []
             if self._queue.depth < CLAIM:
-                try:
-                    claimed = await self._repository.claim(limit=CLAIM, lease=self._policy.trigger_timeout)
-                    self._database(up=True)
-                except DatabaseUnavailable as error:
-                    self._database(up=False, why=str(error))
+                with _surviving("claim"):
+                    try:
+                        claimed = await self._repository.claim(limit=CLAIM, lease=self._policy.trigger_timeout)
+                        self._database(up=True)
+                    except DatabaseUnavailable as error:
+                        self._database(up=False, why=str(error))
             for tenant_id in claimed:
                 self._queue.put(tenant_id)
             QUEUE.labels(queue="reconcile").set(self._queue.depth)
@@ -203,7 +206,7 @@ class Reconciler:
                 batch = [execution_id for execution_id in ended if execution_id]
                 missed = "" in ended
                 ended.clear()
-                with contextlib.suppress(DatabaseUnavailable):  # then next_check_at brings them
+                with _surviving("completions"):  # else next_check_at brings them
                     if missed:
                         await self._repository.wake()
                     for tenant_id in await self._repository.owners(batch) if batch else ():
@@ -215,14 +218,14 @@ class Reconciler:
             self._queue.put(hint.tenant_id)
 
     async def _engine_returned(self) -> None:
-        with contextlib.suppress(DatabaseUnavailable):  # then their leases end by themselves
+        with _surviving("wake"):  # else their leases end by themselves
             await self._repository.wake()
 
     async def _keep_house(self) -> None:
         """Old tombstones and keys go; the numbers people watch are taken."""
         rounds = 0
         while True:
-            with contextlib.suppress(DatabaseUnavailable):
+            with _surviving("housekeeping"):
                 await self._measure()
                 if rounds % 360 == 0:
                     await self._repository.purge(tombstones=self._tombstones, keys=self._keys)
@@ -234,3 +237,14 @@ class Reconciler:
         for status in Status:
             TENANTS.labels(status=status.value).set(found[status].tenants if status in found else 0)
         OLDEST.set(max((line.oldest for line in found.values()), default=0))
+
+
+@contextlib.contextmanager
+def _surviving(what: str) -> Iterator[None]:
+    """A statement that Postgres does not take, or does not take now, must not end the reconciler."""
+    try:
+        yield
+    except DatabaseUnavailable:
+        pass
+    except psycopg.Error as error:
+        _log.error("Postgres refused a statement", of=what, error=type(error).__name__)

@@ -79,7 +79,10 @@ def new_run(
 
 
 def freeze(execution: Execution, *, tenant: Tenant, now: datetime, policy: Policy) -> Execution:
-    """The execution as it will be sent: its bytes are fixed from here on, whoever sends them again."""
+    """The execution as it will be sent: its bytes are fixed from here on, whoever sends them again.
+
+    Its engine, too: until now it was nobody's, and the installation may have been moved to another one.
+    """
     payload = TenantPayload(
         installation=policy.installation,
         execution_id=execution.execution_id,
@@ -94,6 +97,7 @@ def freeze(execution: Execution, *, tenant: Tenant, now: datetime, policy: Polic
     ).dumps()
     return replace(
         execution,
+        provider=policy.provider,
         generation=tenant.generation,
         attempt=tenant.attempts + 1,
         not_before=None,

@@ -20,7 +20,7 @@ from landlord.tenants.accept import accept
 from landlord.tenants.acceptance import Acceptance, Validation
 from landlord.tenants.commands import Create, Request
 from landlord.tenants.decide import decide, refused
-from landlord.tenants.errors import Conflict, KeyReused, Refusal, TriggerFailed, TriggerRefused
+from landlord.tenants.errors import Conflict, Gone, KeyReused, Refusal, TriggerFailed, TriggerRefused
 from landlord.tenants.metrics import TRIGGER_FAILURES, accepted
 from landlord.tenants.model import Change, Execution, Snapshot
 from landlord.tenants.repository import Repository, StoredKey
@@ -36,7 +36,7 @@ from landlord.workflow.provider import (
 )
 
 CONTENTION = 30.0
-"""Seconds after which a request that others always overtake is given up."""
+"""Seconds after which a request that others always overtake is given up, unless it is just being written."""
 
 _log = structlog.get_logger(__name__)
 
@@ -64,11 +64,7 @@ class TenantService:
 
     async def submit(self, request: Request) -> Answer:
         """Accept a request and trigger what it needs."""
-        try:
-            async with asyncio.timeout(CONTENTION):
-                snapshot, acceptance = await self._accept(request)
-        except TimeoutError:
-            raise Conflict(f"tenant {request.tenant_id} is being changed by too many at once") from None
+        snapshot, acceptance = await self._accept(request)
         if acceptance.change is None and not acceptance.repeat:
             return Answer(snapshot=snapshot, started=acceptance.started)
         return await self._start(snapshot, request=request, acceptance=acceptance)
@@ -78,20 +74,19 @@ class TenantService:
         return accept(snapshot, request, policy=self._policy, validation=self._validation)
 
     async def _accept(self, request: Request) -> tuple[Snapshot, Acceptance]:
-        """Load, decide, commit; again whenever somebody was faster."""
+        """Decide and commit; again whenever somebody was faster."""
         turn = self._turns.setdefault(request.tenant_id, asyncio.Lock())
+        late = asyncio.get_running_loop().time() + CONTENTION
         while True:
-            async with turn:
-                if (stored := await self._used(request)) is not None:
-                    return await self._join(stored, request)
-                snapshot = await self.repository.load(request.tenant_id)
+            taken = False
+            try:
                 try:
-                    acceptance = accept(snapshot, request, policy=self._policy, validation=self._validation)
-                except Refusal:
-                    # Another process may have taken the same request under its key a moment ago.
-                    if (stored := await self._used(request)) is not None:
-                        return await self._join(stored, request)
-                    raise
+                    async with asyncio.timeout_at(late):
+                        taken = await turn.acquire()
+                        snapshot, acceptance = await self._decide(request)
+                except TimeoutError:
+                    raise Conflict(f"tenant {request.tenant_id} is being changed by too many at once") from None
+                # From here on the request may have been stored: no time-out but the database's own may end this.
                 if acceptance.change is None:
                     return snapshot, acceptance
                 try:
@@ -100,22 +95,40 @@ class TenantService:
                     if (stored := await self._used(request)) is None:
                         raise
                     return await self._join(stored, request)
-                if applied:
-                    accepted(request.door, type(request.command)).inc()
-                    return after(snapshot, acceptance.change), acceptance
+            finally:
+                if taken:
+                    turn.release()
+            if applied:
+                accepted(request.door, type(request.command)).inc()
+                return after(snapshot, acceptance.change), acceptance
+
+    async def _decide(self, request: Request) -> tuple[Snapshot, Acceptance]:
+        """On the row as it is now; a request whose key was used before joins the one that used it."""
+        if (stored := await self._used(request)) is not None:
+            return await self._join(stored, request)
+        snapshot = await self.repository.load(request.tenant_id)
+        try:
+            return snapshot, accept(snapshot, request, policy=self._policy, validation=self._validation)
+        except Refusal:
+            # Another process may have taken the same request under its key a moment ago.
+            if (stored := await self._used(request)) is not None:
+                return await self._join(stored, request)
+            raise
 
     async def _used(self, request: Request) -> StoredKey | None:
         return await self.repository.key(request.key) if request.key else None
 
     async def _join(self, stored: StoredKey, request: Request) -> tuple[Snapshot, Acceptance]:
-        """A second request with the key goes on where the first one is."""
+        """A second request with the key goes on where the first one is, and is answered as that one was."""
         assert request.key is not None
         if stored.body_digest != request.key.body_digest:
             raise KeyReused("the idempotency key was used with another body")
         snapshot = await self.repository.load(request.tenant_id)
+        if snapshot.tenant is None:  # the key outlived the tombstone
+            raise Gone(f"tenant {request.tenant_id} is deleted")
         head = snapshot.head
         ours = head is not None and head.open and head.execution_id == stored.execution_id
-        return snapshot, Acceptance(change=None, started=ours, repeat=ours)
+        return snapshot, Acceptance(change=None, started=stored.execution_id is not None, repeat=ours)
 
     async def _start(self, snapshot: Snapshot, *, request: Request, acceptance: Acceptance) -> Answer:
         """Step 3: ask the engine; step 4: record that it could not be asked."""

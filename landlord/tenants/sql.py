@@ -18,7 +18,7 @@ HINTS = "landlord_hints"
 
 TENANT = Tenant.__struct_fields__
 EXECUTION = Execution.__struct_fields__
-_FIXED = {"execution_id", "tenant_id", "incarnation", "action", "n", "provider", "source", "created_at", "payload"}
+_FIXED = {"execution_id", "tenant_id", "incarnation", "action", "n", "source", "created_at", "payload"}
 """What an update of an execution leaves alone (the payload is only ever set once)."""
 
 
@@ -92,7 +92,7 @@ audited as (
 keyed as (
     insert into idempotency_keys (caller, method, path, key, body_digest, change_id, execution_id, created_at)
     select k.caller, k.method, k.path, k.key, k.body_digest, (done.change -> 'audit' ->> 'change_id')::uuid,
-        done.change -> 'audit' ->> 'execution_id', now()
+        k.execution_id, now()
     from done, lateral jsonb_populate_record(null::idempotency_keys, done.change -> 'key') k
     where done.change -> 'key' <> 'null'
 ),

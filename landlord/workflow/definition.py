@@ -202,10 +202,12 @@ async def _delete(context: _Context) -> dict[str, Any]:
     async def gone() -> None:
         status = await provider.status(payload.tenant_id)
         # A provider that cannot tell the generation is believed: destroy returns when nothing is left.
-        ours = status.generation is not None and status.generation <= payload.generation
-        if status.state is not ComputeState.ABSENT and ours:
-            message = f"something of the tenant is left: {status.message or status.state.value}"
-            raise RunFailed(WorkflowFailure(code="NotGone", message=message, step="gone"))
+        if status.state is ComputeState.ABSENT or status.generation is None:
+            return
+        if status.generation > payload.generation:
+            raise NewerGeneration(tenant_id=payload.tenant_id, asked=payload.generation, existing=status.generation)
+        message = f"something of the tenant is left: {status.message or status.state.value}"
+        raise RunFailed(WorkflowFailure(code="NotGone", message=message, step="gone"))
 
     await context.step("destroy", destroy)
     await context.step("gone", gone)

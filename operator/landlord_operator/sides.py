@@ -51,7 +51,7 @@ class Sides:
             command=command,
             who=f"{resource.namespace}/{resource.name}",
             door=Door.KUBERNETES,
-            if_match=tenant.version if tenant else 0,
+            if_match=frozenset({tenant.version if tenant else 0}),
         )
 
     def foresee(self, snapshot: Snapshot, request: Request) -> Refusal | None:
@@ -94,7 +94,8 @@ class Sides:
         return going
 
     async def delete(self, resource: Resource) -> None:
-        await self._resources.delete(resource.namespace, resource.name, uid=resource.uid)
+        version = resource.resource_version
+        await self._resources.delete(resource.namespace, resource.name, uid=resource.uid, version=version)
 
     async def write_status(self, resource: Resource, wanted: status.Status) -> Resource:
         """Only if something changed; with the Events of what did."""

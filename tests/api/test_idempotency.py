@@ -87,6 +87,51 @@ async def test_a_key_whose_trigger_failed_goes_on_with_the_same_run(rest: Rest) 
     assert len(await rest.executions(name)) == 1
 
 
+async def test_a_repeat_is_answered_as_the_first_and_asks_for_nothing_of_others(rest: Rest) -> None:
+    """A change that started no run has nothing to do with the one that happens to be under way."""
+    name, headers = await rest.create(), key(unique())
+    for _ in range(2):
+        reply = await rest.patch(f"/api/tenants/{name}", {"labels": {"a": "b"}}, headers=headers)
+        assert (reply.status, reply["workflow_execution_id"]) == (200, f"tenant-{name}-plan")
+        rest.mock.unavailable()
+    rest.mock.restore()
+    assert (await rest.record(name))["workflow_execution_id"] == f"tenant-{name}-plan"
+
+
+async def test_a_patch_that_ran_is_answered_so_after_its_run_has_ended(rest: Rest) -> None:
+    name, headers = await rest.ready(), key(unique())
+    body = {"compute_config": {"image": "app:2"}}
+    assert (await rest.patch(f"/api/tenants/{name}", body, headers=headers)).status == 202
+    rest.mock.finish(f"tenant-{name}-update", Succeed(output={}))
+    async with reconciling(rest.installation):
+        await rest.until(name, "ready")
+    again = await rest.patch(f"/api/tenants/{name}", body, headers=headers)
+    assert (again.status, again["status"], again["generation"]) == (202, "ready", 2)
+
+
+async def test_a_repeat_is_not_held_against_what_it_changed_itself(rest: Rest) -> None:
+    name = await rest.ready()
+    etag = (await rest.get(f"/api/tenants/{name}")).headers["ETag"]
+    headers = {**key(unique()), "If-Match": f'{etag}, "9999-1"'}
+    for _ in range(2):
+        reply = await rest.put(f"/api/tenants/{name}", {"compute_config": CONFIG}, headers=headers)
+        assert (reply.status, reply["generation"]) == (202, 2)
+
+
+async def test_a_key_that_outlives_the_tombstone(rest: Rest) -> None:
+    name, headers = unique(), key(unique())
+    body = {"id": name, "compute_config": CONFIG}
+    assert (await rest.post("/api/tenants", body, headers=headers)).status == 202
+    rest.mock.finish(f"tenant-{name}-plan", Succeed(output={}))
+    rest.mock.default = Succeed(output={})
+    assert (await rest.delete(f"/api/tenants/{name}", headers=headers)).status == 202
+    async with reconciling(rest.installation):
+        await rest.until(name, "deleted")
+    await rest.installation.repository.purge(tombstones=0, keys=86400)
+    assert (await rest.post("/api/tenants", body, headers=headers)).status == 410
+    assert (await rest.delete(f"/api/tenants/{name}", headers=headers)).status == 410
+
+
 async def test_a_post_that_was_answered_500_may_be_repeated(rest: Rest) -> None:
     name = unique()
     rest.mock.leave_triggers_unanswered()

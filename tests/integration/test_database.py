@@ -87,3 +87,22 @@ async def test_where_nobody_listens_it_is_unavailable_at_once() -> None:
     async with Database(SecretStr("postgresql://127.0.0.1:1/landlord"), pool_size=1) as database:
         with pytest.raises(DatabaseUnavailable, match="OperationalError"):
             await database.execute(BACKEND, seconds=0)
+
+
+async def test_a_database_that_takes_no_writes_is_unavailable_until_it_does(test_database_url: str) -> None:
+    """After a failover to a standby, say: neither the connections of before nor new ones may be used."""
+    count = Statement("create table if not exists written ()")
+    async with (
+        Database(SecretStr(test_database_url), pool_size=1) as database,
+        await psycopg.AsyncConnection.connect(test_database_url, autocommit=True) as administrator,
+    ):
+        name = administrator.info.dbname
+        await database.execute(Statement("set default_transaction_read_only = on"))
+        with pytest.raises(DatabaseUnavailable, match="ReadOnlySqlTransaction"):
+            await database.execute(count)
+        await administrator.execute(f'alter database "{name}" set default_transaction_read_only = on')
+        await database.close()
+        with pytest.raises(DatabaseUnavailable, match="OperationalError"):
+            await database.execute(BACKEND, seconds=0)
+        await administrator.execute(f'alter database "{name}" reset default_transaction_read_only')
+        assert await database.execute(count) == []

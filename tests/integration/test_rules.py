@@ -11,16 +11,31 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import psycopg
 import pytest
 from pydantic import SecretStr
 
 from landlord.database.statement import Statement
 from landlord.installation import Installation, assemble
 from landlord.settings import Settings
-from landlord.tenants.commands import Create, Delete, Patch, Replace, Request, Retry
+from landlord.tenants import service
+from landlord.tenants.commands import (
+    Bind,
+    Create,
+    Delete,
+    Edit,
+    Patch,
+    Remove,
+    Replace,
+    Request,
+    ResourceIdentity,
+    Retry,
+)
+from landlord.tenants.decide import decide
 from landlord.tenants.errors import Conflict, Exists, Gone, TriggerFailed
 from landlord.tenants.model import Door, Execution, Stalled, Status, Tenant
 from landlord.tenants.reconcile import Reconciler
+from landlord.tenants.runs import Policy
 from landlord.workflow.client import WorkflowClient
 from landlord.workflow.provider import ExecutionState, WorkflowFailure, WorkflowRequest
 from landlord.workflow.providers.mock import Fail, MockProvider, Stay, Succeed
@@ -586,3 +601,190 @@ async def test_a_run_of_an_engine_that_is_no_longer_configured_is_started_on_no_
     engine.default = Succeed(output={})
     async with reconciling(parts):
         await in_status(parts, name, Status.DELETED)
+
+
+async def test_a_tenant_whose_engine_comes_back_is_looked_at_again(parts: Installation, engine: MockProvider) -> None:
+    """Its run may have ended meanwhile, and nobody heard of it."""
+    name = unique()
+    engine.default = Stay()
+    await submit(parts, name, Create(compute_config={}))
+    another = Policy(installation="default", provider="another", complete=lambda _, config: dict(config))
+    decision = decide(await parts.repository.load(name), word=None, policy=another)
+    assert decision.change is not None
+    assert await parts.repository.commit(decision.change)
+    stalled = await tenant(parts, name)
+    assert (stalled.stalled, stalled.next_check_at is None) == (Stalled.ENGINE_NOT_CONFIGURED, False)
+    await submit(parts, name, Replace(compute_config={"v": 2}))
+    assert (await tenant(parts, name)).next_check_at is not None
+
+
+async def test_a_run_that_waited_is_sent_on_the_engine_there_is_by_then(
+    parts: Installation, engine: MockProvider, reconciler: Reconciler
+) -> None:
+    """Pause, let runs end, configure another engine, unpause: as docs/concepts.md says."""
+    name = unique()
+    engine.default = Stay()
+    await submit(parts, name, Create(compute_config={}))
+    engine.finish(f"tenant-{name}-plan", Fail(message="not now"))
+    await reconciler.reconcile(name)
+    await submit(parts, name, Patch(merge={"paused": True}))
+    await parts.database.execute(Statement("update executions set provider = 'former' where sent_at is null"))
+    await submit(parts, name, Patch(merge={"paused": False}))
+    await reconciler.reconcile(name)
+    runs = await executions(parts, name)
+    assert (runs["plan-2"].provider, runs["plan-2"].sent_at is None) == ("mock", False)
+    assert engine.requests[-1].execution_id == f"tenant-{name}-plan-2"
+
+
+async def test_what_failed_while_it_was_paused_can_be_unpaused_and_retried(
+    parts: Installation, engine: MockProvider, reconciler: Reconciler
+) -> None:
+    name = unique()
+    engine.default = Stay()
+    await submit(parts, name, Create(compute_config={}))
+    await submit(parts, name, Patch(merge={"paused": True}))
+    engine.finish(f"tenant-{name}-plan", Fail(message="never", permanent=True))
+    await reconciler.reconcile(name)
+    with pytest.raises(Conflict, match="is paused"):
+        await submit(parts, name, Retry())
+    unpaused = await submit(parts, name, Patch(merge={"paused": False}))
+    assert (unpaused.status, unpaused.paused) == (Status.FAILED, False)
+    retried = await submit(parts, name, Retry())
+    assert (retried.status, retried.workflow_execution_id) == (Status.PLANNING, f"tenant-{name}-plan-2")
+
+
+async def test_a_correction_made_while_paused_is_the_retry_once_unpaused(
+    parts: Installation, engine: MockProvider, reconciler: Reconciler
+) -> None:
+    """By kubectl, where an edit of a failed tenant is its retry."""
+    name = unique()
+    engine.default = Stay()
+
+    async def edit(number: int, config: dict[str, int], *, paused: bool) -> Tenant:
+        identity = ResourceIdentity(namespace="default", uid="uid", generation=number)
+        return await submit(parts, name, Edit(identity=identity, compute_config=config, paused=paused))
+
+    await edit(1, {"v": 1}, paused=False)
+    engine.finish(f"tenant-{name}-plan", Fail(message="never", permanent=True))
+    await reconciler.reconcile(name)
+    assert (await edit(2, {"v": 2}, paused=True)).status is Status.FAILED
+    unpaused = await edit(3, {"v": 2}, paused=False)
+    assert (unpaused.status, unpaused.generation) == (Status.PLANNING, 2)
+    assert b'"v":2' in (engine.requests[-1].payload)
+
+
+@pytest.mark.parametrize("outcome", [Succeed(output={}), Fail(message="not now")])
+async def test_a_record_that_is_behind_runs_nothing_when_its_run_ends(
+    parts: Installation, engine: MockProvider, reconciler: Reconciler, outcome: Succeed | Fail
+) -> None:
+    """The old spec would be applied over the newer world, under its very generation."""
+    name = unique()
+    engine.default = Stay()
+    await submit(parts, name, Create(compute_config={}))
+    identity = ResourceIdentity(namespace="default", uid="uid", generation=3)
+    await submit(parts, name, Bind(identity=identity, recorded_generation=7))
+    engine.finish(f"tenant-{name}-plan", outcome)
+    await reconciler.reconcile(name)
+    for merge in ({"paused": True}, {"paused": False}):
+        await submit(parts, name, Patch(merge=merge))
+        await reconciler.reconcile(name)
+    behind = await tenant(parts, name)
+    assert (behind.stalled, behind.generation) == (Stalled.RECORD_BEHIND, 7)
+    assert [request.execution_id for request in engine.requests] == [f"tenant-{name}-plan"]
+    changed = await submit(parts, name, Replace(compute_config={}))
+    assert (changed.stalled, changed.generation) == (None, 8)
+    assert len(engine.requests) == 2
+
+
+async def test_a_delete_goes_on_until_what_is_newer_than_the_record_is_gone_too(
+    parts: Installation, engine: MockProvider
+) -> None:
+    """A restored record does not know what its successor made."""
+    name = unique()
+    engine.default = Succeed(output={})
+    async with reconciling(parts):
+        await submit(parts, name, Create(compute_config={}))
+        await in_status(parts, name, Status.READY)
+        refusal = Fail(code="NewerGeneration", permanent=True, details={"existing_generation": 5})
+        engine.script(f"tenant-{name}-delete", refusal)
+        await submit(parts, name, Delete())
+        await in_status(parts, name, Status.DELETED)
+    assert b'"generation":5' in engine.requests[-1].payload
+    assert engine.requests[-1].execution_id == f"tenant-{name}-delete-2"
+
+
+async def test_a_resource_that_goes_tells_the_generation_it_has_seen(parts: Installation, engine: MockProvider) -> None:
+    name = unique()
+    engine.default = Stay()
+    await submit(parts, name, Create(compute_config={}))
+    engine.finish(f"tenant-{name}-plan", Succeed(output={}))
+    identity = ResourceIdentity(namespace="default", uid="uid", generation=3)
+    gone = await submit(parts, name, Remove(identity=identity, retain=False, recorded_generation=7))
+    assert (gone.status, gone.generation) == (Status.DELETING, 7)
+
+
+async def test_a_tenant_that_is_being_deleted_is_neither_created_nor_replaced(
+    parts: Installation, engine: MockProvider
+) -> None:
+    name = unique()
+    engine.default = Stay()
+    engine.lose_triggers(1)
+    with pytest.raises(TriggerFailed):
+        await submit(parts, name, Create(compute_config={"v": 1}))
+    engine.unavailable()
+    with pytest.raises(TriggerFailed):
+        await submit(parts, name, Delete())
+    engine.restore()
+    with pytest.raises(Exists):
+        await submit(parts, name, Create(compute_config={"v": 1}))
+    with pytest.raises(Conflict):
+        await submit(parts, name, Replace(compute_config={"v": 1}))
+    with pytest.raises(Conflict):
+        await submit(parts, name, Patch(merge={"compute_config": {"v": 1}}))
+    assert (await tenant(parts, name)).status is Status.DELETING
+
+
+async def test_nobody_is_told_that_nothing_was_stored_while_it_is_being_written(
+    parts: Installation, engine: MockProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow database: the request is in, and is answered so, however long it took."""
+    monkeypatch.setattr(service, "CONTENTION", 0.2)
+    name = unique()
+    engine.default = Stay()
+    await submit(parts, name, Create(compute_config={"v": 1}))
+    async with await parts.database.open() as blocking, blocking.transaction():
+        await blocking.execute("select from tenants where id = %s for update", [name])
+        change = asyncio.create_task(submit(parts, name, Replace(compute_config={"v": 2})))
+        await asyncio.sleep(0.6)
+        assert not change.done()
+    assert (await change).generation == 2
+
+
+async def test_who_waits_for_others_only_is_told_in_time(
+    parts: Installation, engine: MockProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "CONTENTION", 0.2)
+    name = unique()
+    engine.default = Stay()
+    await submit(parts, name, Create(compute_config={"v": 1}))
+    async with await parts.database.open() as blocking, blocking.transaction():
+        await blocking.execute("select from tenants where id = %s for update", [name])
+        first = asyncio.create_task(submit(parts, name, Replace(compute_config={"v": 2})))
+        await asyncio.sleep(0.05)
+        with pytest.raises(Conflict, match="too many at once"):
+            await submit(parts, name, Replace(compute_config={"v": 3}))
+    assert (await first).compute_config == {"v": 2}
+
+
+async def test_a_statement_that_postgres_refuses_does_not_end_the_reconciler(
+    parts: Installation, engine: MockProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refused(**_: float) -> None:
+        raise psycopg.errors.DatetimeFieldOverflow
+
+    monkeypatch.setattr(parts.repository, "purge", refused)
+    name = unique()
+    engine.default = Succeed(output={})
+    async with reconciling(parts):
+        await submit(parts, name, Create(compute_config={}))
+        await in_status(parts, name, Status.READY)

@@ -228,9 +228,11 @@ async def test_delete_destroys_and_verifies() -> None:
     assert output == Outputs().to_json()
 
 
-async def test_delete_leaves_a_newer_generation_alone() -> None:
+async def test_delete_leaves_a_newer_generation_alone_and_says_so() -> None:
+    """It may be a later life's, which an old delete must not end; nor may a tenant be called deleted beside it."""
     fake = Fake(_status(generation=4))
-    assert await _run(replace(PAYLOAD, action="delete"), fake) == Outputs().to_json()
+    failure = await _failure(replace(PAYLOAD, action="delete"), fake)
+    assert (failure.code, failure.details) == ("NewerGeneration", {"existing_generation": 4})
     assert fake.calls == [("destroy", "acme", 3)]
 
 

@@ -59,7 +59,7 @@ class TenantHandlers:
     )
     @json_schema(requests.CreateTenantSchema())
     @response_schema(_RECORD, code=202, description="Recorded, and its workflow is triggered (null id: created paused)")
-    @problems(400, 409, 413, 415, 422, 500)
+    @problems(400, 409, 410, 413, 415, 422, 500)
     async def create(self, request: web.Request) -> web.Response:
         body = request["json"]
         tenant_id: str = body["id"]
@@ -202,23 +202,9 @@ class TenantHandlers:
                 who=caller,
                 door=Door.API,
                 key=conditions.idempotency_key(request, caller=caller, path=path, body=body),
-                if_match=await self._expected(request, tenant_id),
+                if_match=conditions.expected_versions(request),
             )
         )
-
-    async def _expected(self, request: web.Request, tenant_id: str) -> int | None:
-        """The version the change is to be made on. Where If-Match names several (or none of ours), the row decides."""
-        versions = conditions.expected_versions(request)
-        if versions is None:
-            return None
-        if len(versions) == 1 and conditions.NO_VERSION not in versions:
-            return versions.pop()
-        tenant = (await self._repository.load(tenant_id)).tenant
-        if tenant is None or not tenant.living:
-            return None  # which is what will be answered
-        if tenant.version not in versions:
-            raise PreconditionFailed(f"If-Match does not name the tenant's version, {tenant.version}")
-        return tenant.version
 
 
 def _filter(query: Mapping[str, Any]) -> Filter | None:
