@@ -80,7 +80,7 @@ def _sent(
 
 def _elsewhere(snapshot: Snapshot, tenant: Tenant, sent: Execution, *, policy: Policy) -> Decision:
     """Only its own engine can say what became of the run; no other may start it meanwhile."""
-    if tenant.stalled is Stalled.ENGINE_NOT_CONFIGURED:
+    if tenant.stalled is Stalled.ENGINE_NOT_CONFIGURED or outcome.behind(tenant):
         return Decision(check_in=policy.poll)
     why = f"{sent.execution_id} runs on {sent.provider}: configure it again until its runs have ended"
     tenant = replace(tenant, stalled=Stalled.ENGINE_NOT_CONFIGURED, status_message=why)
@@ -219,7 +219,8 @@ def _interrupt(
     """Cancel it and let the next id wait for its end: no attempt is spent."""
     now = snapshot.now
     if isinstance(reason, Stalled):
-        tenant = replace(tenant, stalled=reason)
+        if not outcome.behind(tenant):  # which says more, and must not be forgotten
+            tenant = replace(tenant, stalled=reason)
         why = f"{sent.execution_id} is {'paused by its engine' if reason is Stalled.ENGINE_PAUSED else 'overdue'}"
     else:
         tenant = replace(tenant, attempts=0)

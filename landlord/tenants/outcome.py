@@ -51,16 +51,19 @@ def moving(tenant: Tenant) -> Tenant:
     return replace(tenant, stalled=None) if tenant.stalled in BROKEN_OFF else tenant
 
 
+def behind(tenant: Tenant) -> bool:
+    """The world has seen a newer generation than the record, and nobody has said yet what is wanted."""
+    return tenant.stalled is Stalled.RECORD_BEHIND and tenant.status is not Status.DELETING
+
+
 def held(tenant: Tenant) -> bool:
-    """Nothing but a delete may be started: it is paused, or the world has seen a newer generation than the record."""
-    if tenant.status is Status.DELETING:
-        return False
-    return tenant.paused or tenant.stalled is Stalled.RECORD_BEHIND
+    """Nothing but a delete may be started."""
+    return behind(tenant) or (tenant.paused and tenant.status is not Status.DELETING)
 
 
 def succeed(tenant: Tenant, ended: Execution, *, waiting: Execution | None, now: datetime, policy: Policy) -> Outcome:
     """A run of the status' action succeeded, for the row's generation or an older one."""
-    if tenant.stalled is not Stalled.RECORD_BEHIND or tenant.status is Status.DELETING:
+    if not behind(tenant):
         tenant = replace(tenant, stalled=None, status_message="")
     tenant = replace(tenant, attempts=0)
     if ended.action in (Action.PROVISION, Action.UPDATE):

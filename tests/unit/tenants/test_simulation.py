@@ -2,8 +2,8 @@
 
 The world is a database with compare-and-set, an engine that is idempotent by id, triggers that are lost, late or
 answered by nobody, and processes that stop anywhere. Whatever happens: never two runs of a tenant at once, never two
-successes for one (generation, action), ``ready`` only after a run of that generation succeeded, and once the faults end
-every tenant converges.
+successes for one (generation, action), ``ready`` only after a run of that generation succeeded, nothing applied under a
+generation that the world has from somebody else, and once the faults end every tenant converges.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from msgspec.structs import replace
 
 from landlord.tenants.accept import accept
 from landlord.tenants.acceptance import Acceptance, Validation
-from landlord.tenants.commands import Create, Delete, Patch, Replace, Request, Retry
+from landlord.tenants.commands import Bind, Create, Delete, Patch, Replace, Request, ResourceIdentity, Retry
 from landlord.tenants.decide import Decision, decide
 from landlord.tenants.errors import Refusal
 from landlord.tenants.lifecycle import ACTIONS
-from landlord.tenants.model import Change, Door, Execution, Snapshot, Status, Tenant
+from landlord.tenants.model import Action, Change, Door, Execution, Snapshot, Stalled, Status, Tenant
 from landlord.tenants.runs import Policy
 from landlord.tenants.service import after
 from landlord.workflow.provider import ExecutionInfo, ExecutionState, WorkflowFailure
@@ -98,6 +98,7 @@ class Lifecycle(RuleBasedStateMachine):
         self.late: list[Execution] = []  # triggers on their way
         self.pending: list[tuple[Snapshot, Decision]] = []  # reconcilers that have decided and not yet committed
         self.repeats: Counter[tuple[int, str]] = Counter()
+        self.foreign: set[int] = set()  # generations the world has from a record that was lost
 
     # The database
 
@@ -175,6 +176,16 @@ class Lifecycle(RuleBasedStateMachine):
     @rule(fate=fates, v=st.none() | st.integers(0, 3))
     def retry(self, fate: str, v: int | None) -> None:
         self.submit(Retry(compute_config=None if v is None else {"v": v}), fate=fate)
+
+    @precondition(lambda self: self.tenant is not None and self.tenant.living)
+    @rule(ahead=st.integers(1, 3))
+    def restored(self, ahead: int) -> None:
+        """The resource has seen a newer generation than the record: an older database was restored."""
+        assert self.tenant is not None
+        seen = self.tenant.generation + ahead
+        self.foreign.add(seen)
+        identity = ResourceIdentity(namespace="default", uid="uid", generation=seen)
+        self.submit(Bind(identity=identity, recorded_generation=seen), fate="ok")
 
     # Reconcilers: they may stop between any two steps, and several may have decided on the same row
 
@@ -297,7 +308,8 @@ class Lifecycle(RuleBasedStateMachine):
             seen[self.tenant.incarnation, self.tenant.observed_generation or -1, action]
             for action in ("provision", "update")
         )
-        assert self.tenant.paused or self.tenant.observed_generation == self.tenant.generation
+        told = self.tenant.paused or self.tenant.stalled is Stalled.RECORD_BEHIND
+        assert told or self.tenant.observed_generation == self.tenant.generation
         assert self.tenant.workflow_execution_id is None
 
     @invariant()
@@ -314,17 +326,42 @@ class Lifecycle(RuleBasedStateMachine):
             assert self.tenant.head is not None
 
     @invariant()
+    def somebody_looks_at_what_is_under_way(self) -> None:
+        if any(execution.running for execution in self.executions.values()):
+            assert self.tenant is not None
+            assert self.tenant.next_check_at is not None
+
+    @invariant()
+    def nothing_is_applied_under_a_generation_of_others(self) -> None:
+        for run in self.engine.runs.values():
+            assert run.payload["action"] == Action.DELETE or run.payload["generation"] not in self.foreign
+
+    @invariant()
     def one_success_a_generation_and_action(self) -> None:
         for (incarnation, generation, action), times in self.engine.succeeded.items():
             assert times == 1, f"{action} of generation {generation} of {incarnation} succeeded {times} times"
 
     def teardown(self) -> None:
-        """The faults end: triggers arrive, cancels are obeyed, runs succeed, reconcilers work, nothing is paused."""
+        """The faults end: triggers arrive, cancels are obeyed, runs succeed, reconcilers work, nothing is paused.
+
+        Then what has failed is retried, and what is behind is told what is wanted: nothing stays as it is for ever.
+        """
         if self.tenant is None:
             return
         self.pending.clear()
         if self.tenant.paused:
             self.submit(Patch(merge={"paused": False}), fate="crash")
+        assert not self.tenant.paused or not self.tenant.living or self.tenant.status is Status.DELETING
+        self.converge()
+        if self.tenant.stalled is Stalled.RECORD_BEHIND or self.tenant.status is Status.FAILED:
+            self.submit(Retry(compute_config={"v": 9}), fate="crash")
+            self.converge()
+        assert self.tenant.status in (Status.READY, Status.DELETED), self.tenant
+        assert all(not e.open for e in self.executions.values())
+        assert not self.engine.active
+        self.ready_is_never_untrue()
+
+    def converge(self) -> None:
         for _ in range(200):
             while self.late:
                 self.engine.trigger(self.late.pop())
@@ -337,11 +374,7 @@ class Lifecycle(RuleBasedStateMachine):
             again = self.carry_out(decide(snapshot, word=self.engine.word(snapshot.sent), policy=POLICY), crash=False)
             self.one_run_at_a_time()
             if not again:
-                break
-        assert self.tenant.status in (Status.READY, Status.FAILED, Status.DELETED), self.tenant
-        assert all(not e.open for e in self.executions.values())
-        assert not self.engine.active
-        self.ready_is_never_untrue()
+                return
 
 
 Lifecycle.TestCase.settings = settings(
