@@ -174,7 +174,7 @@ async def test_restored_database(
     records = Records(database_url, engine=engine)
     admin = Records(own_postgres.url(), engine=engine)
     async with world(docker_host=docker_host, image=busybox_image, records=records, folder=tmp_path) as landlord:
-        everybody = ["once", "often", "same"]
+        everybody = ["once", "often", "same", "unwanted"]
         for tenant in everybody:
             await landlord.ask("POST", tenant, value="1")
         await records.all(everybody, status="ready")
@@ -228,6 +228,11 @@ async def test_restored_database(
         assert (record["generation"], record["observed_generation"], record["stalled"]) == (4, 4, None)
         await landlord.containers.until("often", [(4, "running")])
 
+        # Nothing newer is left behind when a tenant is deleted.
+        await landlord.ask("DELETE", "unwanted")
+        await records.all(["unwanted"], status="deleted")
+        assert await landlord.containers.of("unwanted") == []
+
         # A tenant that the backup does not know at all is made again, over what is there.
         await landlord.ask("POST", "lost", value="2")
         await records.all(["lost"], status="ready")
@@ -235,7 +240,7 @@ async def test_restored_database(
 
         await records.check(*everybody, "lost")
         assert await engine.runs(known) == known, "runs of the lost time were touched"
-        for tenant in (*everybody, "lost"):
+        for tenant in ("once", "often", "same", "lost"):
             await landlord.ask("DELETE", tenant)
         await records.all([*everybody, "lost"], status="deleted")
         for tenant in (*everybody, "lost"):
