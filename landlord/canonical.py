@@ -17,6 +17,8 @@ import orjson
 
 LARGEST_INTEGER = 2**53
 """Integers beyond this are not represented alike by Postgres, JavaScript and the Kubernetes API server."""
+DEEPEST = 64
+"""Levels of nesting. The stores take thousands; what walks through a value in one of our processes does not."""
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
@@ -38,8 +40,48 @@ def equal(left: Any, right: Any) -> bool:
     return dumps(left) == dumps(right)
 
 
-def faults(value: Any, *, path: str = "") -> Iterator[tuple[str, str]]:
+def depth(value: Any) -> int:
+    """Levels of nesting of a JSON value, however many: 0 for a scalar, 1 for ``{}``."""
+    levels, level = 0, [value]
+    while level := [item for item in level if isinstance(item, dict | list)]:
+        levels += 1
+        level = [inner for item in level for inner in (item.values() if isinstance(item, dict) else item)]
+    return levels
+
+
+def cut(value: Any, *, levels: int) -> Any:
+    """The value down to so many levels, with null for all objects and arrays below; itself if it has no more."""
+    return value if depth(value) <= levels else _cut(value, levels)
+
+
+def faults(value: Any) -> Iterator[tuple[str, str]]:
     """What in a JSON value cannot be stored by both doors alike, as (JSON pointer, reason)."""
+    if depth(value) > DEEPEST:
+        yield "", f"is nested more than {DEEPEST} levels deep"
+    else:
+        yield from _faults(value, "")
+
+
+def storable(value: Any) -> Any:
+    """The value with what no store takes replaced by U+FFFD: for words of others, which cannot be refused."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode().replace("\x00", "\ufffd") if _text_fault(value) else value
+    if isinstance(value, dict):
+        return {storable(key): storable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [storable(item) for item in value]
+    return value
+
+
+def _cut(value: Any, levels: int) -> Any:
+    if isinstance(value, dict):
+        return {key: _cut(item, levels - 1) for key, item in value.items()} if levels else None
+    if isinstance(value, list):
+        return [_cut(item, levels - 1) for item in value] if levels else None
+    return value
+
+
+def _faults(value: Any, path: str) -> Iterator[tuple[str, str]]:
     if isinstance(value, str):
         if reason := _text_fault(value):
             yield path, reason
@@ -58,21 +100,10 @@ def faults(value: Any, *, path: str = "") -> Iterator[tuple[str, str]]:
             where = f"{path}/{_escape(key)}"
             if reason := _text_fault(key):
                 yield where, f"key {reason}"
-            yield from faults(item, path=where)
+            yield from _faults(item, where)
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            yield from faults(item, path=f"{path}/{index}")
-
-
-def storable(value: Any) -> Any:
-    """The value with what no store takes replaced by U+FFFD: for words of others, which cannot be refused."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode().replace("\x00", "\ufffd") if _text_fault(value) else value
-    if isinstance(value, dict):
-        return {storable(key): storable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [storable(item) for item in value]
-    return value
+            yield from _faults(item, f"{path}/{index}")
 
 
 def _text_fault(text: str) -> str | None:

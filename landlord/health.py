@@ -16,6 +16,8 @@ import structlog
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from landlord.settings import PREFIX, ConfigurationError
+
 Check = Callable[[], Awaitable[str | None]]
 """Why something is not well, for operators and without secrets, or null. What it raises is told by its kind only."""
 
@@ -100,13 +102,21 @@ def add_routes(app: web.Application, *, checks: Mapping[str, Check], essential: 
 async def serve(
     *, host: str, port: int, checks: Mapping[str, Check], essential: Collection[str]
 ) -> AsyncIterator[tuple[str, int]]:
-    """Serve while the context lasts; gives the address. Port 0 takes a free one. Raises ``OSError`` if it is taken."""
+    """Serve while the context lasts; gives the address. Port 0 takes a free one.
+
+    Raises :class:`ConfigurationError` where nobody can listen: the port is taken, or the host is not this machine's.
+    """
     app = web.Application()
     add_routes(app, checks=checks, essential=essential)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port).start()
+        try:
+            await web.TCPSite(runner, host, port).start()
+        except (OSError, UnicodeError) as error:  # the latter where the host could be nobody's name
+            reason = getattr(error, "strerror", None) or type(error).__name__
+            keys = f"{PREFIX}HEALTH_HOST, {PREFIX}HEALTH_PORT"
+            raise ConfigurationError(f"{keys}: cannot listen on {host}:{port}: {reason}") from None
         address: tuple[str, int] = runner.addresses[0][:2]
         _log.info("health is served", host=address[0], port=address[1])
         yield address

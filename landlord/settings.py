@@ -7,22 +7,35 @@ somebody at night.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 PREFIX = "LANDLORD_"
 CONFIG_FILE = "LANDLORD_CONFIG"
 """Names the optional YAML file; its keys are the settings' names in lower case."""
 LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
+LONGEST = 10 * 365 * 86400
+"""Seconds: what is longer is a mistake, and from some length on no clock, database or engine takes it."""
 
 
 class ConfigurationError(Exception):
     """One line: the key, where its value came from, what is allowed."""
+
+
+def _bounded(seconds: float) -> float:
+    if seconds > LONGEST:
+        raise ValueError(f"must be at most {LONGEST} seconds (ten years)")
+    return seconds
+
+
+# Not a Field(le=...): that would take the place of the narrower one of a setting.
+Duration = Annotated[float, Field(allow_inf_nan=False), AfterValidator(_bounded)]
+"""Seconds. Each setting has its own lower bound."""
 
 
 class Settings(BaseSettings):
@@ -46,11 +59,11 @@ class Settings(BaseSettings):
     """Where operator, worker and controller serve /healthz, /readyz and /metrics; 0 takes a free port."""
 
     workflow_provider: str = "local"
-    workflow_trigger_timeout: float = Field(default=30, gt=0, le=300)
+    workflow_trigger_timeout: Duration = Field(default=30, gt=0, le=300)
     workflow_local_url: SecretStr | None = None
     """Database of the ``local`` engine; the tenants' by default."""
-    workflow_local_lease: float = Field(default=10, ge=0.5, le=10)
-    workflow_local_retention: float = Field(default=7 * 86400, ge=60)
+    workflow_local_lease: Duration = Field(default=10, ge=0.5, le=10)
+    workflow_local_retention: Duration = Field(default=7 * 86400, ge=60)
     """How long ended runs are kept by the ``local`` engine."""
     restate_ingress_url: str = Field(default="http://127.0.0.1:8080", pattern=r"^https?://[^/?#@]+/?$")
     """Where the Restate server takes invocations."""
@@ -60,10 +73,10 @@ class Settings(BaseSettings):
     """Sent as ``Authorization: Bearer`` to both."""
     restate_ca_file: Path | None = None
     """PEM certificates to trust instead of the system's."""
-    restate_connect_timeout: float = Field(default=3, gt=0, le=30)
+    restate_connect_timeout: Duration = Field(default=3, gt=0, le=30)
     restate_connections: int = Field(default=64, ge=1, le=1000)
     """At most, of each process to each address."""
-    restate_retention: float = Field(default=7 * 86400, ge=60)
+    restate_retention: Duration = Field(default=7 * 86400, ge=60)
     """How long Restate keeps ended runs."""
     restate_worker_host: str = "127.0.0.1"
     restate_worker_port: int = Field(default=9080, ge=1, le=65535)
@@ -84,17 +97,17 @@ class Settings(BaseSettings):
     """Runs one worker executes at a time."""
 
     retry_attempts: int = Field(default=5, ge=1, le=100)
-    retry_backoff: float = Field(default=1, gt=0, le=300)
+    retry_backoff: Duration = Field(default=1, gt=0, le=300)
     """Before the second try; doubles up to 300."""
-    execution_deadline: float = Field(default=3600, gt=0)
+    execution_deadline: Duration = Field(default=3600, gt=0)
     """After this long a run is Stalled, cancelled and started anew."""
-    tombstone_retention: float = Field(default=30 * 86400, ge=60)
-    idempotency_retention: float = Field(default=86400, ge=86400)
+    tombstone_retention: Duration = Field(default=30 * 86400, ge=60)
+    idempotency_retention: Duration = Field(default=86400, ge=86400)
 
-    compute_providers: Annotated[tuple[str, ...], NoDecode] = ("docker", "mock")
+    compute_providers: Annotated[tuple[str, ...], NoDecode, Field(min_length=1)] = ("docker", "mock")
     compute_default_provider: str | None = None
     """The first of ``compute_providers`` by default."""
-    compute_health_timeout: float = Field(default=300, gt=0)
+    compute_health_timeout: Duration = Field(default=300, gt=0)
     docker_host: str | None = None
     """As DOCKER_HOST; the engine's own default otherwise."""
     docker_publish_address: str = "127.0.0.1"
@@ -111,7 +124,7 @@ class Settings(BaseSettings):
     """A kubeconfig context; the pod's service account, else the current context, by default."""
     kubernetes_namespace: str = Field(default="default", pattern=LABEL)
     """Where mirrors of tenants made by REST go."""
-    kubernetes_resync: float = Field(default=300, ge=1)
+    kubernetes_resync: Duration = Field(default=300, ge=1)
     kubernetes_mirror: bool = True
     """Whether the API creates the Tenant resource behind a POST (the operator does it in any case)."""
 
@@ -131,15 +144,13 @@ class Settings(BaseSettings):
             return tuple(item.strip() for item in value.split(",") if item.strip())
         return value
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if not self.compute_providers:
-            raise ValueError("compute_providers must name at least one provider")
-        if self.compute_default_provider not in (None, *self.compute_providers):
-            raise ValueError(
-                f"compute_default_provider must be one of compute_providers ({', '.join(self.compute_providers)})"
-            )
-        return self
+    @field_validator("compute_default_provider")
+    @classmethod
+    def _one_of_them(cls, value: str | None, info: ValidationInfo) -> str | None:
+        providers = info.data.get("compute_providers", ())  # none where they are wrong themselves, which is told first
+        if value is not None and providers and value not in providers:
+            raise ValueError(f"must be one of compute_providers ({', '.join(providers)})")
+        return value
 
     @property
     def default_compute_provider(self) -> str:
@@ -167,42 +178,41 @@ def load(*, environment: Mapping[str, str] | None = None) -> Settings:
     environment = os.environ if environment is None else environment
     file = environment.get(CONFIG_FILE)
     values = _read_file(Path(file)) if file else {}
-    unknown = sorted(
-        key
-        for key in environment
-        if key.startswith(PREFIX)
-        and key != CONFIG_FILE
-        and key.removeprefix(PREFIX).lower() not in Settings.model_fields
-    )
-    if unknown:
-        raise ConfigurationError(f"{unknown[0]} (environment): no such setting; see `landlord config` for all")
+    known = {CONFIG_FILE, *map(_variable, Settings.model_fields)}
+    # In lower case too, which would else be taken where it is right and passed over where it is misspelt.
+    for name in sorted(name for name in environment if name.upper().startswith(PREFIX) and name not in known):
+        raise ConfigurationError(f"{name} (environment): no such setting; all are in upper case, see `landlord config`")
     try:
         return Settings(**values)
     except ValidationError as error:
-        raise ConfigurationError(next(_lines(error, file=file, environment=environment))) from None
+        raise ConfigurationError(_line(error, file=file, environment=environment)) from None
+
+
+def _variable(name: str) -> str:
+    return f"{PREFIX}{name.upper()}"
 
 
 def _read_file(path: Path) -> dict[str, Any]:
+    """What the file sets, by the names of settings."""
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(path.read_bytes())
     except OSError as error:
         raise ConfigurationError(f"{CONFIG_FILE} (environment): cannot read {path}: {error.strerror}") from None
-    except yaml.YAMLError:
-        raise ConfigurationError(f"{CONFIG_FILE} (environment): {path} is not valid YAML") from None
+    except Exception:  # noqa: BLE001 - beside YAMLError whatever Python raises for a date, say, that is none
+        raise ConfigurationError(f"{CONFIG_FILE} (environment): {path} is not valid YAML in UTF-8") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise ConfigurationError(f"{CONFIG_FILE} (environment): {path} must hold a mapping of settings")
+    for key in values:
+        if key not in Settings.model_fields:
+            raise ConfigurationError(f"{key!r} ({path}): no such setting; see `landlord config` for all")
     return values
 
 
-def _lines(error: ValidationError, *, file: str | None, environment: Mapping[str, str]) -> Iterator[str]:
-    """Never shows the value itself: it may be a secret."""
-    for fault in error.errors(include_input=False, include_url=False):
-        name = str(fault["loc"][0]) if fault["loc"] else ""
-        variable = f"{PREFIX}{name.upper()}"
-        source = "environment" if variable in environment else (file or "default")
-        message = fault["msg"].removeprefix("Value error, ")
-        if fault["type"] == "extra_forbidden":
-            message = "no such setting; see `landlord config` for all"
-        yield f"{variable if name else 'settings'} ({source}): {message}"
+def _line(error: ValidationError, *, file: str | None, environment: Mapping[str, str]) -> str:
+    """Of the first fault. Never shows the value itself: it may be a secret."""
+    fault = error.errors(include_input=False, include_url=False)[0]
+    variable = _variable(str(fault["loc"][0]))
+    source = "environment" if variable in environment else file
+    return f"{variable} ({source}): {fault['msg'].removeprefix('Value error, ')}"

@@ -106,6 +106,7 @@ def _add_tenants(router: web.UrlDispatcher, prefix: str, tenants: TenantHandlers
     collection = router.add_resource(f"{prefix}/tenants")
     collection.add_route("POST", tenants.create)
     collection.add_route("GET", tenants.list)
+    collection.add_route("HEAD", tenants.list)
     one = router.add_resource(f"{prefix}/tenants/{{id}}")
     one.add_route("GET", tenants.get)
     one.add_route("HEAD", tenants.get)

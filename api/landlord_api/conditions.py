@@ -19,7 +19,7 @@ IF_MATCH: dict[str, Any] = {
     "in": "header",
     "name": "If-Match",
     "schema": {"type": "string"},
-    "description": "ETags the change is made on; only their version counts, a status that moved on refuses nothing.",
+    "description": "ETags the request is meant for; only their version counts, a status that moved on refuses nothing.",
 }
 IF_NONE_MATCH: dict[str, Any] = {
     "in": "header",
@@ -63,6 +63,13 @@ def not_modified(request: web.Request, etag: str) -> bool:
         return False
     tags = _tags(request, "If-None-Match") or []
     return "*" in tags or any(tag.removeprefix("W/") == etag for tag in tags)
+
+
+def refuse_if_none_match(request: web.Request) -> None:
+    """A change would be made whatever it says. Raises :class:`Problem`."""
+    if "If-None-Match" in request.headers:
+        detail = "must not be given; what makes a change conditional is If-Match"
+        raise invalid("If-None-Match is not understood here", errors=[{"header": "If-None-Match", "detail": detail}])
 
 
 def expected_versions(request: web.Request) -> frozenset[int] | None:

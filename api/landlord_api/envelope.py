@@ -54,6 +54,8 @@ def envelope(*, tokens: Tokens | None, gate: SchemaGate) -> Middleware:
             answer = await handler(request)
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a problem and the log the rest
             answer = _failed(error, request_id=request_id)
+        if request.content.exception() is not None:
+            answer.force_close()  # where a body broke off, nobody knows what comes next
         answer.headers[REQUEST_ID] = request_id
         answer.headers["Server"] = SERVER
         seconds = time.perf_counter() - began

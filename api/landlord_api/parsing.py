@@ -14,11 +14,9 @@ from aiohttp import web
 from marshmallow import Schema, ValidationError, fields
 
 from landlord import canonical
-from landlord_api.problems import BODY_LIMIT, Problem, invalid, too_large
+from landlord_api.problems import BODY_LIMIT, Problem, invalid, too_large, unreadable
 from landlord_api.schemas.fields import Body, Path
 
-DEEPEST = 64
-"""Levels of nesting."""
 _SUSPECT = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])|[0-9]{16}|[0-9][eE]")
 """Without one of these (an escaped NUL or surrogate, many digits, an exponent) JSON holds nothing that is refused."""
 
@@ -75,7 +73,7 @@ async def _body(schema: Body, request: web.Request) -> Any:
             errors=[{"header": "Content-Type", "detail": f"must be one of {allowed}"}],
             headers={"Accept-Patch" if request.method == "PATCH" else "Accept": allowed},
         )
-    raw = await request.read()
+    raw = await _read(request)
     if not raw:
         if schema.optional:
             return {}
@@ -84,6 +82,14 @@ async def _body(schema: Body, request: web.Request) -> Any:
     if not isinstance(value, dict):
         raise invalid("the body is not valid", errors=[{"pointer": "", "detail": "must be a JSON object"}])
     return value
+
+
+async def _read(request: web.Request) -> bytes:
+    """All of the body. Raises :class:`Problem` where it breaks: is not encoded as it says, or its client is gone."""
+    try:
+        return await request.read()
+    except (web.RequestPayloadError, OSError):
+        raise unreadable() from None
 
 
 def parse_json(raw: bytes) -> Any:
@@ -100,7 +106,7 @@ def parse_json(raw: bytes) -> Any:
         raise _too_deep() from None
     except ValueError:
         raise invalid("the body is not JSON: a number has too many digits, or is not one") from None
-    if raw.count(b"{") + raw.count(b"[") > DEEPEST and _depth(value) > DEEPEST:
+    if raw.count(b"{") + raw.count(b"[") > canonical.DEEPEST and canonical.depth(value) > canonical.DEEPEST:
         raise _too_deep()
     if _SUSPECT.search(raw) is None:
         return value
@@ -130,15 +136,7 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)
 
 
 def _too_deep() -> Problem:
-    return invalid(f"the body is nested more than {DEEPEST} levels deep")
-
-
-def _depth(value: Any) -> int:
-    depth, level = 0, [value]
-    while level := [item for item in level if isinstance(item, dict | list)]:
-        depth += 1
-        level = [inner for item in level for inner in (item.values() if isinstance(item, dict) else item)]
-    return depth
+    return invalid(f"the body is nested more than {canonical.DEEPEST} levels deep")
 
 
 def _printable(text: str) -> str:
@@ -157,7 +155,7 @@ def _pointer(messages: Any, path: tuple[str, ...]) -> Iterator[dict[str, str]]:
     """marshmallow's nested messages as JSON pointers."""
     if isinstance(messages, dict):
         for key, inner in messages.items():
-            yield from _pointer(inner, path if key == "_schema" else (*path, str(key)))
+            yield from _pointer(inner, (*path, str(key)))
         return
     pointer = "".join(f"/{part.replace('~', '~0').replace('/', '~1')}" for part in path)
     for message in messages:

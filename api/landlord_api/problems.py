@@ -43,6 +43,10 @@ def invalid(detail: str, *, errors: Sequence[Mapping[str, str]] = ()) -> Problem
     return Problem(400, detail, kind="invalid", title="Invalid request", errors=errors)
 
 
+def unreadable() -> Problem:
+    return invalid("the body cannot be read")
+
+
 def unavailable(detail: str) -> Problem:
     return Problem(503, detail, kind="unavailable", headers=_RETRY)
 

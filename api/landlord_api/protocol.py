@@ -1,20 +1,30 @@
 """What aiohttp answers by itself, because no request could be read, as a problem like every other error.
 
-aiohttp has no public place for this: the protocol's ``handle_error`` is overridden, and runner and server only make
-sure that it is this protocol which is used.
+aiohttp has no public place for this: methods of the protocol are overridden, and runner and server only make sure that
+it is this protocol which is used.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
+from typing import Any
 
 import structlog
 from aiohttp import web
+from aiohttp.http import RawRequestMessage
+from aiohttp.http_exceptions import ContentEncodingError, TransferEncodingError
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from aiohttp.web_protocol import _ErrInfo
+from multidict import CIMultiDictProxy
 
 from landlord_api import problems
 from landlord_api.envelope import REQUEST_ID, SERVER
 from landlord_api.problems import Problem
+
+CONTINUE = "100-continue"
+"""The one expectation there is."""
 
 _log = structlog.get_logger(__name__)
 
@@ -28,10 +38,24 @@ class Runner(web.AppRunner):
         made = await super()._make_server()
         return _Server(
             made.request_handler,
-            request_factory=made.request_factory,
+            request_factory=_without_expectations(made.request_factory),
             loop=asyncio.get_running_loop(),
             **made._kwargs,  # noqa: SLF001
         )
+
+
+def _without_expectations(factory: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRequest]:
+    """Makes requests without an ``Expect`` that nobody understands. It may be passed over (RFC 9110, 10.1.1), which
+    aiohttp does not: it answers 417 before any middleware could."""
+
+    def make(message: RawRequestMessage, *parts: Any) -> web.BaseRequest:
+        if message.headers.get("Expect", CONTINUE).lower() != CONTINUE:
+            headers = message.headers.copy()
+            del headers["Expect"]
+            message = message._replace(headers=CIMultiDictProxy(headers))
+        return factory(message, *parts)
+
+    return make
 
 
 class _Server(web.Server):
@@ -42,7 +66,28 @@ class _Server(web.Server):
 class Protocol(web.RequestHandler):
     """Answers what is no HTTP, or exceeds the limits of a request's head, and closes the connection."""
 
-    __slots__ = ()
+    __slots__ = ("_body",)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._body: StreamReader = EMPTY_PAYLOAD
+        """Of the latest request: the only one that may still be under way."""
+
+    def data_received(self, data: bytes) -> None:
+        """Also say to a body that what should be its next part is no HTTP: who reads it would wait for ever."""
+        super().data_received(data)
+        if not self._messages:
+            return
+        message, body = self._messages[-1]
+        if not isinstance(message, _ErrInfo):
+            self._body = body
+        elif not self._body.is_eof():
+            self._body.set_exception(web.RequestPayloadError(message.message))
+
+    def log_exception(self, *args: Any, **kwargs: Any) -> None:
+        """But for a body that breaks behind its answer: that is the client's affair."""
+        if not isinstance(kwargs.get("exc_info"), web.RequestPayloadError):
+            super().log_exception(*args, **kwargs)
 
     def handle_error(
         self,
@@ -58,9 +103,16 @@ class Protocol(web.RequestHandler):
             _log.debug("unreadable request", reason=type(exc).__name__, request_id=request_id)
         if request.writer is not None and request.writer.output_size > 0:
             raise ConnectionError("part of an answer is sent already")
-        detail = "this is no HTTP/1.1 request, or its head is too large" if status < 500 else "an internal error"
-        answer = problems.response(Problem(status, detail), request_id=request_id)
+        answer = problems.response(_problem(status, exc), request_id=request_id)
         answer.headers[REQUEST_ID] = request_id
         answer.headers["Server"] = SERVER
         answer.force_close()
         return answer
+
+
+def _problem(status: int, error: BaseException | None) -> Problem:
+    if status >= 500:
+        return Problem(status, "an internal error")
+    if isinstance(error, ContentEncodingError | TransferEncodingError):
+        return problems.unreadable()
+    return Problem(status, "this is no HTTP/1.1 request, or its head is too large")

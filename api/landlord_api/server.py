@@ -72,9 +72,9 @@ async def _listen(runner: web.AppRunner, settings: Settings) -> str:
     host = settings.api_host
     try:
         await web.TCPSite(runner, host, settings.api_port, backlog=1024).start()
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter where the host could be nobody's name
         where = f"{host}:{settings.api_port}"
-        reason = error.strerror or type(error).__name__
+        reason = getattr(error, "strerror", None) or type(error).__name__
         raise ConfigurationError(f"{PREFIX}API_HOST, {PREFIX}API_PORT: cannot listen on {where}: {reason}") from None
     port: int = runner.addresses[0][1]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"

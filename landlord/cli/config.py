@@ -35,8 +35,8 @@ def _shown(value: Any) -> Any:
 
 
 def _masked(secret: str) -> str:
-    """A URL without its password and query (libpq takes passwords there, too); stars for what is not a URL."""
+    """A URL without its password and query (libpq takes passwords there, too); stars for what is no URL of one host."""
     try:
         return make_url(secret).set(query={}).render_as_string(hide_password=True)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # the latter for the ports of several hosts, which libpq takes
         return "***"

@@ -46,6 +46,7 @@ def body(**fields: Any) -> dict[str, Any]:
         ({"annotations": {"note": "x" * 65536}}, {"/annotations"}),
         ({"a": 1, "b/c": 2, "paused": 3}, {"/a", "/b~1c", "/paused"}),
         ({"generation": 7, "status": "ready"}, {"/generation", "/status"}),
+        ({"_schema": 1, "labels": {"_schema": "x"}}, {"/_schema", "/labels/_schema"}),
         (
             {"compute_config": {"delay_seconds": -1, "fail_first": "x"}},
             {"/compute_config/delay_seconds", "/compute_config/fail_first"},
@@ -182,6 +183,20 @@ async def test_fields_of_a_patch(rest: Rest, fields: dict[str, Any], wrong: set[
     assert await rest.record(name) == before
 
 
+async def test_what_a_patch_makes_of_labels_and_annotations_is_limited(rest: Rest) -> None:
+    """As what a POST brings is; not what the patch itself has, which may take many away."""
+    labels, annotations = {f"k{number}": "x" for number in range(64)}, {"note": "x" * 60_000}
+    name = await rest.create(labels=labels, annotations=annotations)
+    path, before = f"/api/tenants/{name}", await rest.record(name)
+    for more in ({}, {"compute_config": {"image": "app:2"}}):
+        reply = await rest.patch(path, {"labels": {"k64": "x"}, "annotations": {"more": "x" * 6_000}, **more})
+        assert (reply.status, reply.pointers) == (400, {"/labels", "/annotations"})
+    assert await rest.record(name) == before
+    swapped = {"labels": {**dict.fromkeys(labels), "k64": "y"}, "annotations": {"note": "y" * 65_000}}
+    reply = await rest.patch(path, swapped)
+    assert (reply.status, reply["labels"], reply["annotations"]) == (200, {"k64": "y"}, swapped["annotations"])
+
+
 @pytest.mark.parametrize(
     ("query", "wrong"),
     [
@@ -245,8 +260,8 @@ async def test_more_of_paths(rest: Rest) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("PUT", "/api/tenants", "GET, POST"),
-        ("DELETE", "/v1/tenants", "GET, POST"),
+        ("PUT", "/api/tenants", "GET, HEAD, POST"),
+        ("DELETE", "/v1/tenants", "GET, HEAD, POST"),
         ("POST", "/api/tenants/name", "DELETE, GET, HEAD, PATCH, PUT"),
         ("GET", "/api/tenants/name/retry", "POST"),
         ("PROPFIND", "/api/compute/config", "GET, HEAD"),

@@ -77,11 +77,46 @@ async def test_every_record_has_its_tag(rest: Rest) -> None:
     assert reply.headers["ETag"] == (await rest.get("/api/tenants/tagged")).headers["ETag"]
 
 
-async def test_head(rest: Rest) -> None:
+async def test_head_is_get_without_the_body(rest: Rest) -> None:
     name = await rest.create()
-    reply = await rest.call("HEAD", f"/api/tenants/{name}")
-    assert (reply.status, reply.raw) == (200, b"")
-    assert reply.headers["ETag"]
+    one = f"/api/tenants/{name}"
+    lists = ("/api/tenants", f"{one}/executions", f"{one}/events", f"/api/executions/tenant-{name}-plan")
+    others = ("/api/compute/config", "/api/openapi.json", "/api/docs", "/api/docs/static/swagger-ui.css", "/healthz")
+    for path in (one, *lists, *others):
+        got, reply = await rest.get(path), await rest.call("HEAD", path)
+        assert (reply.status, reply.raw) == (200, b""), path
+        for header in ("Content-Length", "Content-Type", "ETag"):
+            assert reply.headers.get(header) == got.headers.get(header), path
+
+
+async def test_if_match_on_what_is_only_read(rest: Rest) -> None:
+    name = await rest.create()
+    path = f"/api/tenants/{name}"
+    for tag, status in (("*", 200), ('"1-99"', 200), ('"9-9", "1-7"', 200), ('"2-1"', 412), ('W/"1-1"', 412)):
+        headers = {"If-Match": tag, "If-None-Match": '"x"'}
+        assert (await rest.get(path, headers=headers)).status == status, tag
+        async with rest.session.head(rest.url + path, headers=headers) as answer:
+            assert answer.status == status, tag
+    assert (await rest.get("/api/tenants/nobody", headers={"If-Match": '"1-1"'})).status == 404
+
+
+@pytest.mark.parametrize("tag", ["*", '"1-1"', "nonsense"])
+async def test_a_change_is_not_made_regardless_of_if_none_match(rest: Rest, tag: str) -> None:
+    name = await rest.ready()
+    before = await rest.record(name)
+    spec = {"compute_config": {"image": "app:2"}}
+    for method, path, body in (
+        ("POST", "/api/tenants", {"id": "new", **spec}),
+        ("PUT", f"/api/tenants/{name}", spec),
+        ("PATCH", f"/api/tenants/{name}", spec),
+        ("DELETE", f"/api/tenants/{name}", None),
+        ("POST", f"/api/tenants/{name}/retry", None),
+    ):
+        reply = await rest.call(method, path, json=body, headers={"If-None-Match": tag})
+        assert (reply.status, reply.pointers) == (400, {"If-None-Match"}), method
+        assert "If-Match" in reply["errors"][0]["detail"]
+    assert await rest.record(name) == before
+    assert (await rest.get("/api/tenants/new")).status == 404
 
 
 async def test_a_merge_patch_merges(rest: Rest) -> None:

@@ -15,10 +15,10 @@ from pathlib import Path
 import aiohttp
 import orjson
 import pytest
-from fixtures.rest import unique
+from fixtures.rest import serving, unique
 from pydantic import SecretStr
 
-from landlord.settings import ConfigurationError, Settings
+from landlord.settings import LONGEST, ConfigurationError, Settings
 from landlord.workflow.client import WorkflowClient
 from landlord.workflow.provider import TriggerResult, WorkflowRequest
 from landlord.workflow.providers.mock import MockProvider, Stay
@@ -70,6 +70,23 @@ async def test_a_port_that_is_taken(settings: Settings) -> None:
         await serve(own, stop=asyncio.Event())
     server.close()
     await server.wait_closed()
+
+
+async def test_expectations(settings: Settings) -> None:
+    """One is met; the others are passed over, on a path that leads nowhere too."""
+    stop, urls = asyncio.Event(), asyncio.Queue[str]()
+    own = settings.model_copy(update={"api_port": 0, "workflow_provider": "mock"})
+    served = asyncio.create_task(serve(own, stop=stop, serving=urls.put_nowait))
+    async with aiohttp.ClientSession(await urls.get()) as session:
+        for path, status in (("/healthz", 200), ("/api/tenants", 200), ("/nowhere", 404)):
+            async with session.get(path, headers={"Expect": "the unexpected"}) as answer:
+                assert (answer.status, answer.headers["Server"]) == (status, "landlord")
+                assert answer.headers["X-Request-ID"]
+        body = {"id": unique(), "compute_config": CONFIG}
+        async with session.post("/api/tenants", json=body, expect100=True) as answer:  # waits for the 100
+            assert answer.status == 202
+    stop.set()
+    await served
 
 
 class Slow(MockProvider):
@@ -211,6 +228,13 @@ async def test_wrong_configuration_is_one_line(environment: dict[str, str], key:
     assert api.returncode == 2
     assert key in errors
     assert len([line for line in errors.splitlines() if not line.startswith(b"{")]) == 1  # beside the log
+
+
+async def test_the_longest_durations_are_carried_out(settings: Settings) -> None:
+    longest = dict.fromkeys(("execution_deadline", "tombstone_retention", "idempotency_retention"), LONGEST)
+    async with serving(settings.model_copy(update=longest)) as rest:
+        name = await rest.deleted()
+        assert (await rest.post("/api/tenants", {"id": name, "compute_config": CONFIG})).status == 202
 
 
 async def test_it_serves_while_postgres_is_away(settings: Settings) -> None:

@@ -6,14 +6,22 @@ import asyncio
 import os
 import re
 import signal
+import socket
 import sys
 from pathlib import Path
 
 import aiohttp
 import psycopg
+import pytest
 import yaml
 
 LANDLORD = str(Path(sys.executable).parent / "landlord")
+KUBECONFIG = """
+current-context: away
+contexts: [{name: away, context: {cluster: away, user: nobody}}]
+clusters: [{name: away, cluster: {server: "http://127.0.0.1:1"}}]
+users: [{name: nobody, user: {}}]
+"""
 
 
 async def _landlord(*arguments: str, **environment: str) -> tuple[int | None, str, str]:
@@ -47,18 +55,23 @@ async def test_config_masks_secrets(tmp_path: Path) -> None:
         "config",
         LANDLORD_CONFIG=str(file),
         LANDLORD_DATABASE_URL="postgresql://me:hunter2@db/landlord?password=hunter2",
-        LANDLORD_WORKFLOW_LOCAL_URL="hunter2",
+        LANDLORD_WORKFLOW_LOCAL_URL="postgresql://me:hunter2@a:1,b:2/landlord",
+        LANDLORD_CALLBACK_TOKEN="hunter2",
     )
     values = yaml.safe_load(out)
     assert status == 0
     assert "hunter2" not in out
     assert values["database_url"] == "postgresql://me:***@db/landlord"
+    assert (values["workflow_local_url"], values["callback_token"]) == ("***", "***")
     assert (values["worker_concurrency"], values["compute_providers"]) == (7, ["docker", "mock"])
 
 
 async def test_a_wrong_configuration_is_one_line_and_exit_2() -> None:
     for arguments, environment, said in (
         (["config"], {"LANDLORD_NOPE": "1"}, "LANDLORD_NOPE"),
+        (["config"], {"landlord_api_port": "77"}, "landlord_api_port"),
+        (["config"], {"LANDLORD_EXECUTION_DEADLINE": "1e12"}, "LANDLORD_EXECUTION_DEADLINE"),
+        (["config"], {"LANDLORD_COMPUTE_DEFAULT_PROVIDER": "x"}, "LANDLORD_COMPUTE_DEFAULT_PROVIDER (environment)"),
         (["worker"], {"LANDLORD_WORKFLOW_PROVIDER": "nope"}, "LANDLORD_WORKFLOW_PROVIDER"),
         (["migrate"], {"LANDLORD_DATABASE_URL": "hunter2"}, "LANDLORD_DATABASE_URL"),
     ):
@@ -67,6 +80,19 @@ async def test_a_wrong_configuration_is_one_line_and_exit_2() -> None:
         assert len(err.splitlines()) == 1
         assert said in err
         assert "hunter2" not in err
+
+
+@pytest.mark.parametrize("command", ["worker", "controller", "operator"])
+async def test_where_health_cannot_be_served_is_one_line_and_exit_2(command: str, tmp_path: Path) -> None:
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(KUBECONFIG)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        status, out, err = await _landlord(command, KUBECONFIG=str(kubeconfig), LANDLORD_HEALTH_PORT=str(port))
+    assert (status, out) == (2, "")
+    (line,) = (line for line in err.splitlines() if not line.startswith("{"))  # beside the log
+    said = f"landlord: LANDLORD_HEALTH_HOST, LANDLORD_HEALTH_PORT: cannot listen on 127.0.0.1:{port}: "
+    assert line.startswith(said)
 
 
 async def test_migrate_then_work(empty_database_url: str) -> None:

@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 
 from landlord import health
+from landlord.settings import ConfigurationError
 
 
 @asynccontextmanager
@@ -99,6 +100,14 @@ async def test_metrics_are_prometheus() -> None:
     async with _served() as get, get.session.get("/metrics") as response:
         assert response.headers["Content-Type"].startswith("text/plain; version=")
         assert "python_info" in await response.text()
+
+
+async def test_where_nobody_can_listen() -> None:
+    async with health.serve(host="127.0.0.1", port=0, checks={}, essential=()) as (_, port):
+        for host in ("127.0.0.1", "nowhere.invalid", "no..name"):
+            with pytest.raises(ConfigurationError, match=f"HEALTH_PORT: cannot listen on {host}:{port}: "):
+                async with health.serve(host=host, port=port, checks={}, essential=()):
+                    pass
 
 
 def test_an_essential_check_must_exist() -> None:

@@ -61,6 +61,7 @@ class TenantHandlers:
     @response_schema(_RECORD, code=202, description="Recorded, and its workflow is triggered (null id: created paused)")
     @problems(400, 409, 410, 413, 415, 422, 500)
     async def create(self, request: web.Request) -> web.Response:
+        conditions.refuse_if_none_match(request)
         body = request["json"]
         tenant_id: str = body["id"]
         command = Create(
@@ -106,17 +107,20 @@ class TenantHandlers:
         tag=_TAG,
         summary="Get a tenant",
         description="A deleted one too, while its tombstone is kept.",
-        headers=(conditions.IF_NONE_MATCH,),
+        headers=(conditions.IF_MATCH, conditions.IF_NONE_MATCH),
     )
     @match_info_schema(_ID)
     @response_schema(_RECORD, code=200, description="The record, with its ETag")
-    @problems(400, 404)
+    @problems(400, 404, 412)
     async def get(self, request: web.Request) -> web.Response:
         tenant_id = request.match_info["id"]
         snapshot = await self._repository.load(tenant_id)
         tenant = snapshot.tenant
         if tenant is None:
             raise NotFound(f"tenant {tenant_id} does not exist")
+        versions = conditions.expected_versions(request)
+        if versions is not None and tenant.version not in versions:
+            raise PreconditionFailed(f"If-Match does not name the tenant's version, {tenant.version}")
         etag = tenant.etag
         if conditions.not_modified(request, etag):
             return web.Response(status=304, headers={"ETag": etag})
@@ -192,6 +196,7 @@ class TenantHandlers:
         return _shown(await self._submit(request, command, body=body, suffix="/retry"), status=202)
 
     async def _submit(self, request: web.Request, command: Command, *, body: Any, suffix: str = "") -> Answer:
+        conditions.refuse_if_none_match(request)
         tenant_id = request.match_info["id"]
         caller = request[CALLER]
         path = f"/api/tenants/{tenant_id}{suffix}"

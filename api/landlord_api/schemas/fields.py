@@ -11,6 +11,8 @@ from typing import Any, ClassVar
 
 from marshmallow import RAISE, Schema, ValidationError, fields
 
+from landlord.tenants import metadata
+
 REQUIRED = {"required": "is required", "null": "must not be null"}
 MERGE_PATCH = "application/merge-patch+json"
 JSON = "application/json"
@@ -19,9 +21,6 @@ LABEL_KEY = re.compile(
     r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", re.ASCII
 )
 LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?", re.ASCII)
-MOST_LABELS = 64
-ANNOTATIONS_LIMIT = 65_536
-"""Characters of all keys and values together."""
 
 
 class Strict(Schema):
@@ -84,7 +83,8 @@ class Object(fields.Dict):
 
 
 class _Texts(Object):
-    """An object of strings. In a merge patch a null takes a key away."""
+    """An object of strings. In a merge patch a null takes a key away; how much there may be is not said of a patch, but
+    of what it makes of a tenant's."""
 
     def __init__(self, *, patch: bool = False, **kwargs: Any) -> None:
         super().__init__(keys=fields.String(), values=fields.String(allow_none=patch), **kwargs)
@@ -104,14 +104,14 @@ class _Texts(Object):
                 faults[key] = [why]
         if faults:
             raise ValidationError(faults)
-        if why := self._too_much(texts):
+        if not self._patch and (why := self._too_much(texts)):
             raise ValidationError(why)
         return texts
 
     def _fault(self, text: str) -> str | None:
         return None
 
-    def _too_much(self, texts: Mapping[str, Any]) -> str | None:
+    def _too_much(self, texts: Mapping[str, str]) -> str | None:
         return None
 
 
@@ -123,13 +123,12 @@ class Labels(_Texts):
             return None
         return "must be letters, digits, '-', '_' and '.', 63 at most, with a letter or digit first and last"
 
-    def _too_much(self, texts: Mapping[str, Any]) -> str | None:
-        return f"must have at most {MOST_LABELS} keys" if len(texts) > MOST_LABELS else None
+    def _too_much(self, texts: Mapping[str, str]) -> str | None:
+        return metadata.labels_fault(texts)
 
 
 class Annotations(_Texts):
     """Free texts under keys like those of labels."""
 
-    def _too_much(self, texts: Mapping[str, Any]) -> str | None:
-        size = sum(len(key) + len(text or "") for key, text in texts.items())
-        return f"must have at most {ANNOTATIONS_LIMIT} characters in all" if size > ANNOTATIONS_LIMIT else None
+    def _too_much(self, texts: Mapping[str, str]) -> str | None:
+        return metadata.annotations_fault(texts)
