@@ -21,6 +21,7 @@ from landlord.compute.provider import (
     ComputeSpec,
     ComputeState,
     ComputeStatus,
+    ComputeUnavailable,
     NewerGeneration,
     Outputs,
     PermanentComputeError,
@@ -31,9 +32,9 @@ from landlord.workflow.payload import TenantPayload
 from landlord.workflow.provider import RunFailed, WorkflowFailure
 
 FIRST_LOOK = 0.1
-"""Seconds until the second look at a tenant that is not healthy yet; grows by half each time."""
+"""Seconds until a provider is asked a second time; grows by half each time."""
 LONGEST_PAUSE = 2.0
-"""Seconds between looks, at most."""
+"""Seconds until it is asked again, at most."""
 MOST_FAULTS = 20
 """Faults of a configuration that a failure lists."""
 
@@ -139,21 +140,19 @@ async def _build(context: _Context) -> dict[str, Any]:
     payload, provider = context.payload, context.provider
 
     async def apply() -> dict[str, Any]:
-        outputs = await provider.apply(
-            ComputeSpec(
-                tenant_id=payload.tenant_id,
-                generation=payload.generation,
-                attempt=payload.attempt,
-                config=payload.desired_config,
-            )
+        spec = ComputeSpec(
+            tenant_id=payload.tenant_id,
+            generation=payload.generation,
+            attempt=payload.attempt,
+            config=payload.desired_config,
         )
-        return outputs.to_json()
+        return (await _patiently(context, lambda: provider.apply(spec))).to_json()
 
     async def healthy() -> dict[str, Any]:
         return (await _until_serving(context)).to_json()
 
     async def retire() -> None:
-        await provider.retire(payload.tenant_id, generation=payload.generation)
+        await _patiently(context, lambda: provider.retire(payload.tenant_id, generation=payload.generation))
 
     applied = await context.step("apply", apply)
     serving = await context.step("healthy", healthy)
@@ -165,8 +164,7 @@ async def _build(context: _Context) -> dict[str, Any]:
 async def _until_serving(context: _Context) -> Outputs:
     """Look until this generation is running and healthy. A provider that cannot be reached is asked again."""
     ours = context.payload.generation
-    deadline = time.monotonic() + context.health_timeout
-    pause = FIRST_LOOK
+    patience = _Patience(context.health_timeout)
     while True:
         status: ComputeStatus | None = None
         try:
@@ -175,7 +173,7 @@ async def _until_serving(context: _Context) -> Outputs:
         except PermanentComputeError:
             raise
         except ComputeError as error:
-            if time.monotonic() >= deadline:
+            if patience.spent:
                 raise
             reason = str(error)
         if status is not None:
@@ -186,21 +184,52 @@ async def _until_serving(context: _Context) -> Outputs:
                 return status.outputs
             if generation == ours and status.state is ComputeState.FAILED:
                 raise RunFailed(WorkflowFailure(code="Unhealthy", message=reason, step="healthy"))
-        if time.monotonic() >= deadline:
+        if patience.spent:
             message = f"not running and healthy within {context.health_timeout:g} s: {reason}"
             raise RunFailed(WorkflowFailure(code="HealthTimeout", message=message, step="healthy"))
-        await asyncio.sleep(min(pause, max(deadline - time.monotonic(), 0)))
-        pause = min(pause * 1.5, LONGEST_PAUSE)
+        await patience.pause()
+
+
+async def _patiently(context: _Context, call: Callable[[], Awaitable[Result]]) -> Result:
+    """What an idempotent call to the provider returns or raises; a provider that is away is asked again.
+
+    For as long as a tenant may take to become healthy: a run that fails counts against the tenant, whose fault it is
+    not.
+    """
+    patience = _Patience(context.health_timeout)
+    while True:
+        try:
+            return await call()
+        except ComputeUnavailable:
+            if patience.spent:
+                raise
+        await patience.pause()
+
+
+class _Patience:
+    """For asking again and again: pauses that grow, until so many seconds are spent."""
+
+    def __init__(self, seconds: float) -> None:
+        self._deadline = time.monotonic() + seconds
+        self._pause = FIRST_LOOK
+
+    @property
+    def spent(self) -> bool:
+        return time.monotonic() >= self._deadline
+
+    async def pause(self) -> None:
+        await asyncio.sleep(min(self._pause, max(self._deadline - time.monotonic(), 0)))
+        self._pause = min(self._pause * 1.5, LONGEST_PAUSE)
 
 
 async def _delete(context: _Context) -> dict[str, Any]:
     payload, provider = context.payload, context.provider
 
     async def destroy() -> None:
-        await provider.destroy(payload.tenant_id, generation=payload.generation)
+        await _patiently(context, lambda: provider.destroy(payload.tenant_id, generation=payload.generation))
 
     async def gone() -> None:
-        status = await provider.status(payload.tenant_id)
+        status = await _patiently(context, lambda: provider.status(payload.tenant_id))
         # A provider that cannot tell the generation is believed: destroy returns when nothing is left.
         if status.state is ComputeState.ABSENT or status.generation is None:
             return

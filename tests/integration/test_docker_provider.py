@@ -14,13 +14,15 @@ import tarfile
 import time
 import urllib.request
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiodocker import Docker
 from aiohttp import web  # noqa: TID251 - a registry, served by the test
+from fixtures.docker import import_image
+from fixtures.turns import Fault, Turns, proxy
 
 from landlord.compute.config import with_defaults
 from landlord.compute.provider import (
@@ -35,6 +37,8 @@ from landlord.compute.provider import (
 from landlord.compute.providers.docker import DockerProvider, container
 from landlord.dev.docker import DockerEngine
 from landlord.settings import Settings
+from landlord.workflow import definition
+from landlord.workflow.payload import TenantPayload
 
 SECRET = "hunter2-s3cr3t"
 WEB: dict[str, Any] = {
@@ -44,6 +48,9 @@ WEB: dict[str, Any] = {
     "init": True,
     "stop_timeout_seconds": 1,
 }
+VOLUMES = [{"name": "data", "target": "/data"}]
+NOWHERE = "127.0.0.1:1/app:1"
+"""An image that cannot be pulled: no registry is there."""
 ABSENT = ComputeState.ABSENT
 Make = Callable[..., DockerProvider]
 
@@ -83,6 +90,24 @@ def provider(make: Make) -> DockerProvider:
     return make()
 
 
+@pytest.fixture
+async def watched(make: Make, docker_host: str) -> AsyncIterator[tuple[DockerProvider, Turns]]:
+    """A provider, and what counts or delays its calls."""
+    turns = Turns()
+    async with proxy(turns, upstream=Path(docker_host.removeprefix("unix://"))) as port:
+        yield make(host=f"tcp://127.0.0.1:{port}"), turns
+
+
+class Only:
+    """The one provider that a workflow finds."""
+
+    def __init__(self, provider: DockerProvider) -> None:
+        self.provider = provider
+
+    def get(self, _: str, /) -> DockerProvider:
+        return self.provider
+
+
 class Tenant:
     """One tenant's calls."""
 
@@ -97,6 +122,16 @@ class Tenant:
 
     async def containers(self, provider: DockerProvider) -> list[dict[str, Any]]:
         return [dict(one.data) for one in await provider._find("acme")]
+
+    async def container(self, provider: DockerProvider, container_id: str) -> dict[str, Any]:
+        (one,) = [one for one in await self.containers(provider) if one["Id"] == container_id]
+        return one
+
+    async def healthy(self, provider: DockerProvider, container_id: str) -> None:
+        """Wait until this one is, which need not be the newest."""
+        async with asyncio.timeout(30):
+            while (await self.container(provider, container_id))["State"]["Health"]["Status"] != "healthy":
+                await asyncio.sleep(0.1)
 
     async def ids(self, provider: DockerProvider) -> list[str]:
         return [one["Id"] for one in await self.containers(provider)]
@@ -274,6 +309,111 @@ async def test_the_old_is_started_again_after_a_killed_worker(
     assert (await until_serving(provider)).generation == 1
 
 
+async def test_what_failed_stays_while_the_next_image_cannot_be_pulled(
+    provider: DockerProvider, tenant: Tenant, free_port: int
+) -> None:
+    ports = [{"container_port": 8080, "host_port": free_port}]
+    old = await provider.apply(tenant.spec(1, ports=ports))
+    await until_serving(provider)
+    sick = await provider.apply(tenant.spec(2, **{**shell("sleep 1000"), "ports": ports, "restart_policy": "no"}))
+    with pytest.raises(ComputeError, match="connection refused"):
+        await provider.apply(tenant.spec(3, ports=ports, image=NOWHERE))
+    assert await tenant.ids(provider) == [old.resources["container"], sick.resources["container"]]
+    assert (await tenant.container(provider, sick.resources["container"]))["State"]["Status"] == "running"
+    assert (await tenant.container(provider, old.resources["container"]))["State"]["Status"] == "exited"
+
+    await tenant.docker.containers.container(sick.resources["container"]).kill()
+    await tenant.docker.containers.container(sick.resources["container"]).wait()
+    with pytest.raises(ComputeError, match="connection refused"):
+        await provider.apply(tenant.spec(3, attempt=2, ports=ports, image=NOWHERE))
+    await tenant.healthy(provider, old.resources["container"])
+    assert await fetch(f"http://127.0.0.1:{free_port}/healthz") == 200
+
+
+async def test_what_becomes_healthy_during_a_pull_stays(
+    watched: tuple[DockerProvider, Turns], provider: DockerProvider, tenant: Tenant
+) -> None:
+    check = {"test": ["/bin/busybox", "test", "-f", "/tmp/well"], "interval_seconds": 0.2, "retries": 100}
+    old = await provider.apply(tenant.spec(1))
+    program = shell("sleep 2; touch /tmp/well; sleep 1000")
+    slow = await provider.apply(tenant.spec(2, **{**program, "health_check": check}))
+    delayed, turns = watched
+    # The reply to the call after a pull is as late as the pull would make it.
+    turns.arm(at=1, fault=Fault.HOLD_REPLY, match=b"/containers/create")
+    update = asyncio.create_task(delayed.apply(tenant.spec(3)))
+    await turns.held.wait()
+    await tenant.healthy(provider, slow.resources["container"])
+    turns.released.set()
+    new = await update
+    assert await tenant.ids(provider) == [each.resources["container"] for each in (old, slow, new)]
+
+
+async def test_what_a_killed_worker_stopped_is_started_again_where_nothing_new_can_be_pulled(
+    make: Make, tenant: Tenant, free_port: int
+) -> None:
+    killed, other = make(), make()
+    ports = [{"container_port": 8080, "host_port": free_port}]
+    old = await killed.apply(tenant.spec(1, ports=ports, restart_policy="always"))
+    await until_serving(killed)
+    await killed._put_aside(old.resources["container"])
+    with pytest.raises(ComputeError, match="connection refused"):
+        await other.apply(tenant.spec(2, ports=ports, image=NOWHERE))
+    assert (await until_serving(other)).generation == 1
+    assert await policy(other, tenant, old.resources["container"]) == "always"
+
+
+async def policy(provider: DockerProvider, tenant: Tenant, container_id: str) -> str:
+    return str((await tenant.container(provider, container_id))["HostConfig"]["RestartPolicy"]["Name"])
+
+
+@pytest.mark.parametrize("restart_policy", ["always", "on-failure"])
+@pytest.mark.parametrize("killed", [False, True])
+async def test_what_was_stopped_for_an_update_stays_stopped_when_the_engine_restarts(
+    make: Make, own_docker: DockerEngine, restart_policy: str, killed: bool
+) -> None:
+    image = await import_image(own_docker.host)
+    provider = make(host=own_docker.host)
+    async with Docker(url=own_docker.host) as client:
+        tenant = Tenant(image, client)
+        # Ended by a signal it fails, which is what on-failure goes by.
+        config = {**shell("sleep 1000"), "restart_policy": restart_policy, "volumes": VOLUMES}
+        old = await provider.apply(tenant.spec(1, **config))
+        if killed:
+            await client.containers.container(old.resources["container"]).stop()  # what the worker did last
+        new = await provider.apply(tenant.spec(2, **config))
+        await own_docker.stop()
+    await own_docker.start()
+    await until(provider, lambda status: status.state is not ComputeState.FAILED)
+    states = {one["Id"]: one["State"]["Status"] for one in await tenant.containers(provider)}
+    assert states == {old.resources["container"]: "exited", new.resources["container"]: "running"}
+    await provider.destroy("acme", generation=2)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+async def test_what_is_started_again_has_its_restart_policy_again(make: Make, tenant: Tenant, killed: bool) -> None:
+    first, other = make(), make()
+    config = {**shell("sleep 1000"), "restart_policy": "always", "volumes": VOLUMES}
+    old = await first.apply(tenant.spec(1, **config))
+    if killed:
+        await first._put_aside(old.resources["container"])
+        assert await policy(first, tenant, old.resources["container"]) == "no"
+    with pytest.raises(PermanentComputeError, match="cannot start the container"):
+        await other.apply(tenant.spec(2, **{**config, "init": False, "entrypoint": ["/nope"]}))
+    assert (await tenant.container(other, old.resources["container"]))["State"]["Status"] == "running"
+    assert await policy(other, tenant, old.resources["container"]) == "always"
+
+
+async def test_former_defaults_that_are_back_bring_back_their_container_with_its_restart_policy(
+    provider: DockerProvider, tenant: Tenant
+) -> None:
+    config = {**shell("sleep 1000"), "restart_policy": "always", "volumes": VOLUMES}
+    old = await provider.apply(tenant.spec(1, **config))
+    await provider.apply(tenant.spec(1, **config, stop_timeout_seconds=2))
+    assert await policy(provider, tenant, old.resources["container"]) == "no"
+    assert (await provider.apply(tenant.spec(1, **config))).resources == old.resources
+    assert await policy(provider, tenant, old.resources["container"]) == "always"
+
+
 async def test_failed_updates_do_not_pile_up(provider: DockerProvider, tenant: Tenant) -> None:
     old = await provider.apply(tenant.spec(1))
     await until_serving(provider)
@@ -336,19 +476,24 @@ async def test_installations_on_one_engine_do_not_see_each_other(make: Make, ten
     assert await tenant.ids(two) == [second.resources["container"]]
 
 
-async def test_chosen_ports_that_are_taken_are_replaced_by_others(make: Make, tenant: Tenant) -> None:
-    provider = make()
-    spec = tenant.spec()
-    taken = container.create_body(
+def chosen_port(provider: DockerProvider, spec: ComputeSpec) -> int:
+    """The host port that is tried first."""
+    body = container.create_body(
         spec=spec,
         config=with_defaults(provider, spec.config),
         installation=provider._settings.installation,
         publish_address="127.0.0.1",
-    )["HostConfig"]["PortBindings"]["8080/tcp"][0]["HostPort"]
-    server = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", int(taken))
+    )
+    return int(body["HostConfig"]["PortBindings"]["8080/tcp"][0]["HostPort"])
+
+
+async def test_chosen_ports_that_are_taken_are_replaced_by_others(provider: DockerProvider, tenant: Tenant) -> None:
+    spec = tenant.spec()
+    taken = chosen_port(provider, spec)
+    server = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", taken)
     async with server:
         outputs = await provider.apply(spec)
-    assert outputs.endpoints[0].port != int(taken)
+    assert outputs.endpoints[0].port != taken
     await until_serving(provider)
     assert len(await tenant.ids(provider)) == 1
 
@@ -362,6 +507,38 @@ async def test_a_fixed_port_of_somebody_else_may_become_free(provider: DockerPro
         assert not isinstance(caught.value, PermanentComputeError)
     await provider.apply(tenant.spec(attempt=2, ports=ports))
     await until_serving(provider)
+
+
+async def test_a_fixed_port_that_is_taken_stops_the_old_only_once(
+    watched: tuple[DockerProvider, Turns], tenant: Tenant
+) -> None:
+    provider, turns = watched
+    server = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0)
+    fixed = {"container_port": 9090, "host_port": server.sockets[0].getsockname()[1]}
+    await provider.apply(tenant.spec(1, volumes=VOLUMES))
+    await until_serving(provider)
+    turns.arm(at=0, fault=Fault.LATE, match=b"/start ")
+    async with server:
+        with pytest.raises(ComputeError, match="address already in use"):
+            await provider.apply(tenant.spec(2, volumes=VOLUMES, ports=[*WEB["ports"], fixed]))
+    assert turns.disarm() == 2, "the new one, then the old one again"
+    assert (await until_serving(provider)).generation == 1
+
+
+async def test_other_ports_are_tried_while_the_old_stays_stopped(
+    watched: tuple[DockerProvider, Turns], tenant: Tenant
+) -> None:
+    provider, turns = watched
+    old = await provider.apply(tenant.spec(1, volumes=VOLUMES))
+    spec = tenant.spec(2, volumes=VOLUMES)
+    taken = chosen_port(provider, spec)
+    server = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", taken)
+    turns.arm(at=0, fault=Fault.LATE, match=b"/start ")
+    async with server:
+        outputs = await provider.apply(spec)
+    assert turns.disarm() == 2, "the new one, with one port and with another"
+    assert outputs.endpoints[0].port != taken
+    assert await tenant.ids(provider) == [old.resources["container"], outputs.resources["container"]]
 
 
 async def test_unhealthy(provider: DockerProvider, tenant: Tenant) -> None:
@@ -433,6 +610,23 @@ async def test_no_value_of_the_environment_is_in_an_error(
     assert "***" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"command": [f'run --token "{SECRET}"'], "entrypoint": [""]},
+        {"entrypoint": [f'/opt/run\n--token "{SECRET}"']},
+        {"user": f"0:{SECRET}"},
+    ],
+    ids=["command", "entrypoint", "user"],
+)
+async def test_no_value_of_the_command_is_in_an_error(
+    provider: DockerProvider, tenant: Tenant, change: dict[str, Any]
+) -> None:
+    with pytest.raises(ComputeError, match=r"\*\*\*") as caught:
+        await provider.apply(tenant.spec(**change, env={}, init=False))
+    assert SECRET not in str(caught.value)
+
+
 async def test_an_engine_that_is_away(make: Make, tenant: Tenant, tmp_path: Path) -> None:
     away = make(host=f"unix://{tmp_path}/none.sock")
     for call in (
@@ -466,6 +660,39 @@ async def test_an_engine_that_goes_and_comes_back(make: Make, own_docker: Docker
     await own_docker.start()
     await provider.ready()
     assert (await provider.status("acme")).state is ABSENT
+
+
+async def test_an_engine_that_goes_and_comes_back_costs_no_run(
+    make: Make, own_docker: DockerEngine, docker: Docker
+) -> None:
+    image = await import_image(own_docker.host)
+    provider = make(host=own_docker.host)
+    spec = Tenant(image, docker).spec()
+    payload = TenantPayload(
+        installation=provider._settings.installation,
+        execution_id="tenant-acme-provision",
+        tenant_id=spec.tenant_id,
+        incarnation="1",
+        generation=spec.generation,
+        action="provision",
+        attempt=spec.attempt,
+        compute_provider="docker",
+        desired_config=spec.config,
+        observed_config=None,
+    )
+
+    async def step(name: str, action: Callable[[], Awaitable[Any]], /) -> Any:
+        if name in ("apply", "retire"):
+            await own_docker.kill()
+            back = asyncio.create_task(own_docker.start())
+            done = await action()
+            await back
+            return done
+        return await action()
+
+    output = await definition.run(payload, compute=Only(provider), step=step, health_timeout=60)
+    assert output["health"] == "healthy"
+    await provider.destroy("acme", generation=1)
 
 
 async def test_an_absent_image_is_pulled(provider: DockerProvider, tenant: Tenant, absent_image: str) -> None:

@@ -94,6 +94,20 @@ class Fake(ComputeProvider):
         self._call("destroy", tenant_id, generation)
 
 
+class Away(Fake):
+    """Cannot be reached by the first so many calls of each kind."""
+
+    def __init__(self, *, calls: int) -> None:
+        super().__init__()
+        self.refused = dict.fromkeys(("apply", "retire", "destroy"), calls)
+
+    def _call(self, *call: Any) -> None:
+        super()._call(*call)
+        if self.refused[call[0]]:
+            self.refused[call[0]] -= 1
+            raise ComputeUnavailable("no engine")
+
+
 class Steps:
     """An engine's part: runs each step once, and remembers its name."""
 
@@ -192,6 +206,28 @@ async def test_a_provider_that_stays_away_is_told_as_such() -> None:
     assert (failure.code, failure.permanent) == ("ComputeUnavailable", False)
 
 
+async def test_a_provider_that_is_away_is_waited_for() -> None:
+    fake, steps = Away(calls=3), Steps()
+    assert (await _run(PAYLOAD, fake, steps=steps))["health"] == "healthy"
+    assert [call[0] for call in fake.calls] == ["apply"] * 4 + ["retire"] * 4
+    assert steps.names == ["apply", "healthy", "retire"]
+
+
+async def test_a_delete_waits_for_a_provider_that_is_away() -> None:
+    fake = Away(calls=3)
+    fake.statuses = [ComputeStatus(state=ComputeState.ABSENT)]
+    assert await _run(replace(PAYLOAD, action="delete"), fake) == Outputs().to_json()
+    assert fake.calls == [("destroy", "acme", 3)] * 4
+
+
+@pytest.mark.parametrize("call", ["apply", "retire"])
+async def test_a_provider_that_is_away_is_not_waited_for_for_ever(call: str) -> None:
+    fake = Fake(fails={call: ComputeUnavailable("no engine")})
+    failure = await _failure(PAYLOAD, fake, timeout=0.3)
+    assert (failure.code, failure.permanent, failure.step) == ("ComputeUnavailable", False, call)
+    assert [made[0] for made in fake.calls].count(call) > 1
+
+
 @pytest.mark.parametrize(
     ("error", "code", "permanent"),
     [
@@ -247,8 +283,9 @@ async def test_unknown_provider_and_action() -> None:
     assert (await _failure(replace(PAYLOAD, action="explode"), Fake())).code == "UnknownAction"
 
 
-async def test_cancellation_passes_through() -> None:
-    task = asyncio.create_task(_run(PAYLOAD, Fake(_status("starting")), timeout=60))
+@pytest.mark.parametrize("fake", [Fake(_status("starting")), Away(calls=1000)], ids=["unhealthy", "away"])
+async def test_cancellation_passes_through(fake: Fake) -> None:
+    task = asyncio.create_task(_run(PAYLOAD, fake, timeout=60))
     await asyncio.sleep(0.05)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,6 +48,7 @@ def test_labels_are_ours_whatever_the_tenant_says() -> None:
     assert labels["landlord.dev/tenant-id"] == "acme"
     assert labels["landlord.dev/installation"] == "here"
     assert labels["landlord.dev/generation"] == "3"
+    assert labels["landlord.dev/restart-policy"] == "unless-stopped"
     assert labels["team"] == "a"
 
 
@@ -80,6 +82,24 @@ def test_ports_are_published_where_the_installation_says_and_stay_the_same() -> 
     assert 20000 <= int(chosen["HostPort"]) < 32768
     assert body(ports=ports, address="10.0.0.1") == made
     assert body(ports=ports, turn=1)["HostConfig"]["PortBindings"]["53/udp"] != bindings["53/udp"]
+
+
+@pytest.mark.parametrize(
+    ("ports", "port", "expected"),
+    [
+        ([{}, {"host_port": 8080}], 8080, False),
+        ([{}, {"host_port": 8080}], 20001, True),
+        ([{}, {"host_port": 8080}], None, False),
+        ([{}, {}], None, True),
+        ([{}, {}], 20001, True),
+        ([{"host_port": 53}, {"host_port": 53, "protocol": "udp"}], 53, False),
+        ([{"host_port": 8080}], None, False),
+    ],
+)
+def test_whose_choice_a_port_was(ports: list[dict[str, Any]], port: int | None, expected: bool) -> None:
+    config = {"network": "bridge", "ports": [{"container_port": 80, **each} for each in ports]}
+    assert container.chose(port, config=config) is expected
+    assert not container.chose(port, config={**config, "network": "host"})
 
 
 @given(count=st.integers(1, 64), turn=st.integers(0, 3))

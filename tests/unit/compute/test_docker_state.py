@@ -138,6 +138,26 @@ def test_refused_calls(status: int, message: str, kind: type[ComputeError]) -> N
 
 
 @pytest.mark.parametrize(
+    ("message", "port"),
+    [
+        ("Error starting userland proxy: listen tcp4 127.0.0.1:8080: bind: address already in use", 8080),
+        ("Error starting userland proxy: listen tcp6 [::1]:8080: bind: address already in use", 8080),
+        ("Error starting userland proxy: listen udp4 0.0.0.0:53: bind: address already in use", 53),
+        ("on endpoint a (e6d2): Bind for 127.0.0.1:28001 failed: port is already allocated", 28001),
+        ("on endpoint a (e6d2): Bind for 2001:1::1:28001 failed: port is already allocated", 28001),
+        ("failed to bind port 0.0.0.0:80/tcp: Error starting userland proxy: address already in use", 80),
+        ("failed to bind host port for 0.0.0.0:8000:172.31.0.2:80/tcp: address already in use", 8000),
+        ("failed to bind host port 0.0.0.0:53/tcp: address already in use", 53),
+        ("Failed to bind: address already in use", None),
+    ],
+)
+def test_which_port_is_taken(message: str, port: int | None) -> None:
+    error = faults.translate(status=500, message=message, action="start the container")
+    assert isinstance(error, faults.PortTaken)
+    assert error.port == port
+
+
+@pytest.mark.parametrize(
     ("status", "message", "kind"),
     [
         (404, "manifest for x:1 not found: manifest unknown: manifest unknown", PermanentComputeError),
@@ -162,6 +182,33 @@ def test_secrets_are_cut_out(secret: str, tail: str) -> None:
     cut = faults.scrub(message, secrets=[secret, ""])
     assert f'"{secret}"' not in cut
     assert "\n" not in faults.scrub(f"{message}\n{tail}")
+
+
+@pytest.mark.parametrize(
+    ("secrets", "message", "cut"),
+    [
+        (["run --token x"], 'exec: "run --token x": not found', 'exec: "***": not found'),
+        (['run "a" \\\n'], 'exec: "run \\"a\\" \\\\\\n": not found', 'exec: "***": not found'),
+        (
+            ["sh", "-c", "1"],
+            "cannot sh-are 127.0.0.1:1/tcp with /bin/sh-c",
+            "cannot sh-are 127.0.0.1:1/tcp with /bin/sh-c",
+        ),
+        (["sh", "bob", "1"], 'exec: "sh": user bob: code 1', 'exec: "***": user ***: code ***'),
+    ],
+)
+def test_short_values_are_cut_out_only_where_they_stand_alone(secrets: list[str], message: str, cut: str) -> None:
+    assert faults.scrub(message, secrets=secrets) == cut
+
+
+def test_what_is_started_again() -> None:
+    def found(*states: str) -> list[state.Found]:
+        return [inspected(Status=status) for status in states]
+
+    both = found("exited", "exited")
+    assert state.to_revive(both) == both[:1]
+    for nothing in ([], found("exited", "running"), found("exited", "restarting"), found("created"), found("dead")):
+        assert state.to_revive(nothing) == []
 
 
 @pytest.mark.parametrize(

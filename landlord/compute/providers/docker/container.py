@@ -17,6 +17,8 @@ from landlord.compute.provider import LABEL_GENERATION, LABEL_INSTALLATION, LABE
 LABEL_CONFIG = "landlord.dev/config-hash"
 LABEL_PORTS = "landlord.dev/ports"
 """JSON: container port and transport to the name and scheme of the endpoint."""
+LABEL_RESTART_POLICY = "landlord.dev/restart-policy"
+"""The one of the spec: the engine's own record of it is changed while the container must stay stopped."""
 
 FIRST_PORT, PORTS = 20000, 12768
 """Where Landlord takes host ports from: below Linux's ephemeral range (32768), so that no client socket has one."""
@@ -66,6 +68,7 @@ def create_body(
             **owner,
             LABEL_CONFIG: config_hash(config),
             LABEL_PORTS: orjson.dumps(_port_names(config), option=orjson.OPT_SORT_KEYS).decode(),
+            LABEL_RESTART_POLICY: config["restart_policy"],
         },
         "ExposedPorts": {_port_key(port): {} for port in ports},
         "StopTimeout": int(config["stop_timeout_seconds"]),
@@ -104,9 +107,16 @@ def claims(host_config: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(found())
 
 
-def chooses_ports(config: Mapping[str, Any]) -> bool:
-    """Whether another turn of :func:`create_body` would give other host ports."""
-    return config["network"] != "host" and any("host_port" not in port for port in config.get("ports", ()))
+def chose(port: int | None, *, config: Mapping[str, Any]) -> bool:
+    """Whether this host port was Landlord's choice, so that another turn of :func:`create_body` gives another.
+
+    Of a port that is not known (null) this can be told only where all are chosen, or none is.
+    """
+    if config["network"] == "host":
+        return False
+    ports = [one.get("host_port") for one in config.get("ports", ())]
+    fixed = {int(one) for one in ports if one is not None}
+    return None in ports and (not fixed if port is None else port not in fixed)
 
 
 def _host_config(

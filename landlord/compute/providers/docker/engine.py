@@ -82,13 +82,12 @@ class Engine:
 
     async def create(self, body: Mapping[str, Any], *, name: str) -> str:
         """The new container's id. Raises ``ImageAbsent``, ``Conflict`` (the name is taken)."""
-        async with self._calling("create the container", secrets=_values(body.get("Env") or ())) as docker:
+        async with self._calling("create the container", secrets=_secrets(body)) as docker:
             return (await docker.containers.create(body, name=name)).id
 
     async def start(self, found: Found) -> None:
         """Does nothing to one that runs. Raises ``PortTaken``."""
-        secrets = _values(found.data["Config"].get("Env") or ())
-        async with self._calling("start the container", secrets=secrets) as docker:
+        async with self._calling("start the container", secrets=_secrets(found.data["Config"])) as docker:
             await docker.containers.container(found.id).start()
 
     async def unpause(self, container_id: str) -> None:
@@ -100,6 +99,15 @@ class Engine:
         try:
             async with self._calling("stop the container", timeout=STOP_TIMEOUT) as docker:
                 await docker.containers.container(container_id).stop()
+        except faults.Gone:
+            return
+
+    async def set_restart_policy(self, container_id: str, policy: str) -> None:
+        """When the engine starts it by itself from now on. Nothing to do where it is gone."""
+        body = json.dumps({"RestartPolicy": {"Name": policy}})
+        try:
+            async with self._calling("change the container's restart policy") as docker:
+                await docker._query_json(f"containers/{container_id}/update", "POST", data=body)  # noqa: SLF001
         except faults.Gone:
             return
 
@@ -179,5 +187,14 @@ def _label_filter(labels: Mapping[str, str]) -> str:
     return json.dumps({"label": [f"{name}={value}" for name, value in sorted(labels.items())]})
 
 
-def _values(env: Iterable[str]) -> list[str]:
-    return [entry.partition("=")[2] for entry in env]
+def _secrets(config: Mapping[str, Any]) -> list[str]:
+    """The values in a create body, or in an inspected ``Config``, that the engine may quote: any may be secret."""
+    user = str(config.get("User") or "")
+    return [
+        *(entry.partition("=")[2] for entry in config.get("Env") or ()),
+        *(config.get("Entrypoint") or ()),
+        *(config.get("Cmd") or ()),
+        *((config.get("Healthcheck") or {}).get("Test") or ())[1:],  # the first is the engine's own word: CMD, ...
+        user,
+        *user.split(":"),  # the user and the group are looked up, and quoted, by themselves
+    ]

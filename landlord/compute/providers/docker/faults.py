@@ -5,6 +5,7 @@ The engine quotes what it was given, so what is known to be secret is cut out of
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 
@@ -16,6 +17,10 @@ NOT_CONNECTED = 900
 """The status aiodocker gives where there was no answer at all."""
 
 _PORT_TAKEN = ("port is already allocated", "address already in use")
+_TAKEN = re.compile(
+    r"(?:Bind for|listen \w+|bind (?:host )?port(?: for)?) (?:\[.*?\]|\d+(?:\.\d+){3}|[\da-f:]+):(\d+)(?!\d)"
+)
+"""Address and host port, in the wordings of the several releases of the engine."""
 _HOPELESS = ("OCI runtime create failed", "unable to find user", "no matching entries in passwd file")
 _NO_IMAGE = ("not found", "manifest unknown", "does not exist", "no matching manifest", "invalid reference format")
 _NO_ACCESS = ("unauthorized", "no basic auth credentials", "denied", "authentication required")
@@ -36,6 +41,11 @@ class Conflict(ComputeError):
 class PortTaken(ComputeError):
     """A host port belongs to someone else at the moment."""
 
+    def __init__(self, message: str, *, port: int | None) -> None:
+        super().__init__(message)
+        self.port = port
+        """Null where the engine does not say which."""
+
 
 def translate(*, status: int, message: str, action: str, secrets: Iterable[str] = ()) -> ComputeError:
     """The error to raise for a refused call; ``action`` says what was tried, for users."""
@@ -44,7 +54,8 @@ def translate(*, status: int, message: str, action: str, secrets: Iterable[str] 
     text = f"cannot {action}: {scrub(message, secrets=secrets)}"
     lower = message.lower()
     if any(sign in message for sign in _PORT_TAKEN):
-        return PortTaken(text)
+        named = _TAKEN.search(message)
+        return PortTaken(text, port=int(named[1]) if named else None)
     if status == 404:
         if "no such image" in lower:
             return ImageAbsent(text)
@@ -74,10 +85,12 @@ def translate_pull(*, status: int, message: str, image: str) -> ComputeError:
 
 
 def scrub(message: str, *, secrets: Iterable[str] = ()) -> str:
-    """The first line, shortened, with every secret in it replaced."""
-    for secret in sorted({secret for secret in secrets if secret.strip()}, key=len, reverse=True):
-        if len(secret) < 4:  # so short that it is part of ordinary words: only where it stands alone
-            message = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", message)
+    """The first line, shortened, with every secret in it replaced, as it is or as the engine quotes it."""
+    given = {secret for secret in secrets if secret.strip()}
+    quoted = {json.dumps(secret, ensure_ascii=False)[1:-1] for secret in given}
+    for secret in sorted(given | quoted, key=len, reverse=True):
+        if len(secret) < 4:  # "sh" or "1" is in ordinary words, paths and addresses: only where it stands alone
+            message = re.sub(rf"(?<![\w./:-]){re.escape(secret)}(?![\w/-]|[.:]\w)", "***", message)
         else:
             message = message.replace(secret, "***")
     line = next(iter(message.strip().splitlines()), "")

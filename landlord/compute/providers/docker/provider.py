@@ -3,7 +3,8 @@
 Every step looks at what is there first. A container's name holds installation, tenant, generation and the hash of the
 configuration, so two workers that do the same make one container. An update starts the new container beside the old
 one where both can run (no fixed host port, writable volume or host network in common); else the old one is stopped
-first and started again if the new one does not start. :meth:`DockerProvider.retire` removes the old one.
+first, with no restart policy by which the engine would start it, and started again with its own if the new one does
+not start. Images are pulled before anything is stopped or removed. :meth:`DockerProvider.retire` removes the old one.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ from landlord.settings import Settings
 PORT_TURNS = 16
 """Tries to find free host ports. With 5000 tenants a try fails in 4 cases of 10."""
 CREATE_TRIES = 5
+STAYS_STOPPED = "no"
+"""The restart policy of what is put aside."""
 DESTROY_TIMEOUT = STOP_TIMEOUT + 60
 """Seconds until what is being removed must be gone."""
 DESTROY_PAUSE = 0.1
@@ -79,19 +82,16 @@ class DockerProvider(ComputeProvider):
         found = await self._find(spec.tenant_id)
         self._fence(spec, [one.generation for one in found])
         own = next((one for one in found if one.generation == spec.generation and one.digest == digest), None)
-        others = await self._drop_useless([one for one in found if one is not own])
-        for turn in range(PORT_TURNS):
-            if own is None:
-                own = await self._create(spec, config=config, digest=digest, turn=turn)
+        if own is None:
+            # Before anything is removed or stopped: an image that cannot be pulled must not cost what runs.
             try:
-                await self._start(own, others=others)
-                break
-            except PortTaken:
-                if turn == PORT_TURNS - 1 or not container.chooses_ports(config):
-                    raise
-                own = None
-        assert own is not None
-        current = await self._engine.inspect(own.id)
+                own = await self._create(spec, config=config, digest=digest, turn=0)
+            except ComputeError:
+                await self._revive_last(spec, digest=digest)
+                raise
+        others = await self._drop_useless(await self._others(spec, own))
+        started = await self._start(spec, own, config=config, digest=digest, others=others)
+        current = await self._engine.inspect(started.id)
         return state.outputs(
             current,
             publish_address=self._settings.docker_publish_address,
@@ -171,34 +171,76 @@ class DockerProvider(ComputeProvider):
             raise
         return created
 
-    async def _start(self, own: Found, *, others: Sequence[Found]) -> None:
-        """Make it run. Where it cannot be started it is removed, and what was stopped for it is started again."""
+    async def _start(
+        self, spec: ComputeSpec, own: Found, *, config: Mapping[str, Any], digest: str, others: Sequence[Found]
+    ) -> Found:
+        """What runs then. Where nothing can be started, what was stopped for it is started again."""
         if own.state in ("running", "restarting"):
-            return
+            return own
         if own.state == "paused":
             await self._engine.unpause(own.id)
-            return
+            return own
         rivals = [one for one in others if one.claims & own.claims]
-        stopped = [one for one in rivals if one.active]
-        for one in stopped:
-            await self._engine.stop(one.id)
         try:
-            await self._engine.start(own)
-        except ComputeUnavailable:
-            raise  # it may have started: the next attempt finds out
+            for one in rivals:
+                await self._put_aside(one.id)
+            return await self._launch(spec, own, config=config, digest=digest)
+        except (ComputeUnavailable, NewerGeneration):
+            raise  # it may have started: the next attempt finds out; or all is another worker's affair now
         except ComputeError:
             # A worker killed in between leaves a rival stopped that only the next attempt can start again.
-            back = stopped or ([] if any(one.active for one in others) else rivals[-1:])
-            await self._engine.remove(own.id)
-            for one in back:
+            for one in [one for one in rivals if one.active] or state.to_revive(others):
                 await self._revive(one)
             raise
 
+    async def _launch(self, spec: ComputeSpec, own: Found, *, config: Mapping[str, Any], digest: str) -> Found:
+        """Start it, or another with other ports while one is taken that was chosen. What cannot start is removed."""
+        turn = 0
+        while True:
+            try:
+                if own.policy_in_force != own.restart_policy:
+                    await self._engine.set_restart_policy(own.id, own.restart_policy)
+                await self._engine.start(own)
+                return own
+            except ComputeUnavailable:
+                raise
+            except ComputeError as error:
+                await self._engine.remove(own.id)
+                turn += 1
+                other_ports = isinstance(error, PortTaken) and container.chose(error.port, config=config)
+                if turn == PORT_TURNS or not other_ports:
+                    raise
+            own = await self._create(spec, config=config, digest=digest, turn=turn)
+
+    async def _put_aside(self, container_id: str) -> None:
+        """Stop it for good: by its own restart policy an engine that is restarted would start it beside the new one.
+
+        First it is stopped: what still serves is never without its policy. A worker that is killed in between leaves
+        the second call to the next attempt, so both are made whatever the container looked like.
+        """
+        await self._engine.stop(container_id)
+        await self._engine.set_restart_policy(container_id, STAYS_STOPPED)
+
     async def _revive(self, one: Found) -> None:
+        """Start again what was put aside; its policy first, so that it never serves without."""
         try:
+            await self._engine.set_restart_policy(one.id, one.restart_policy)
             await self._engine.start(one)
         except ComputeError as error:
             log.warning("old container not started again", container=one.id[:12], reason=str(error))
+
+    async def _revive_last(self, spec: ComputeSpec, *, digest: str) -> None:
+        """Where a container could not be created and nothing of the tenant runs, perhaps since an earlier attempt.
+
+        Looks anew, as a pull takes minutes: where there is this very container by now or a newer one, another worker
+        is at it.
+        """
+        found = await self._find(spec.tenant_id)
+        wanted = (spec.generation, digest)
+        if any(one.generation > spec.generation or (one.generation, one.digest) == wanted for one in found):
+            return
+        for one in state.to_revive(found):
+            await self._revive(one)
 
     async def _drop_useless(self, others: Sequence[Found]) -> Sequence[Found]:
         """Remove what failed updates left; what stays.
@@ -219,6 +261,11 @@ class DockerProvider(ComputeProvider):
         except ComputeError as error:
             log.info("container not stopped before removal", container=container_id[:12], reason=str(error))
         await self._engine.remove(container_id)
+
+    async def _others(self, spec: ComputeSpec, own: Found) -> list[Found]:
+        """As they are now, as a pull takes minutes; without newer ones, which are another worker's affair."""
+        found = await self._find(spec.tenant_id)
+        return [one for one in found if one.id != own.id and one.generation <= spec.generation]
 
     async def _find(self, tenant_id: str) -> list[Found]:
         return await self._engine.find(self._owner(tenant_id))

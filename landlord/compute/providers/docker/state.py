@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from landlord.compute.provider import LABEL_GENERATION, ComputeState, ComputeStatus, Endpoint, Outputs
-from landlord.compute.providers.docker.container import LABEL_CONFIG, LABEL_PORTS, MIB, claims
+from landlord.compute.providers.docker.container import LABEL_CONFIG, LABEL_PORTS, LABEL_RESTART_POLICY, MIB, claims
 
 SETTLED = 5.0
 """Seconds without a restart after which a container that nothing checks counts as running."""
@@ -71,6 +71,16 @@ class Found:
         return claims(self.data["HostConfig"])
 
     @property
+    def policy_in_force(self) -> str:
+        """By what the engine decides now whether it starts the container by itself."""
+        return str(self.data["HostConfig"]["RestartPolicy"]["Name"])
+
+    @property
+    def restart_policy(self) -> str:
+        """Its spec's. One that an older release made has no label of it and is taken at the engine's word."""
+        return str((self.data["Config"].get("Labels") or {}).get(LABEL_RESTART_POLICY) or self.policy_in_force)
+
+    @property
     def age(self) -> tuple[int, str]:
         """Sorts a tenant's containers from the oldest to the newest."""
         return self.generation, str(self.data.get("Created", ""))
@@ -85,6 +95,15 @@ def label_generation(labels: Mapping[str, str]) -> int:
     """0 where the label is missing or spoilt: older than everything, so that it can be replaced and destroyed."""
     value = labels.get(LABEL_GENERATION, "")
     return int(value) if re.fullmatch(r"[0-9]{1,18}", value) else 0
+
+
+def to_revive(others: Sequence[Found]) -> Sequence[Found]:
+    """What is to be started again when a new container has failed, of the tenant's others, the oldest first.
+
+    Where nothing is active, the oldest: it served last, and a worker that was killed may have stopped it. One that has
+    never run has served nobody.
+    """
+    return [] if any(one.active for one in others) else [one for one in others[:1] if one.state == "exited"]
 
 
 def outputs(found: Found, *, publish_address: str, config: Mapping[str, Any], health: str) -> Outputs:
