@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -31,10 +32,16 @@ TIMEOUT = 15.0
 """Seconds that a call may take."""
 PAGE = 500
 """Resources in one page of a list."""
+LEVELS = 200
+"""Of nesting, that are read of an answer which has too many to be decoded."""
 CONNECTIONS = 32
+WRITER = "landlord"
+"""Our user agent, and thereby what the API server calls us where it tells who has written what (``managedFields``)."""
 
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 _DEFINITION = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{PLURAL}.{GROUP}"
+_BRACKETS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[][{}]')
+"""And whole strings, in which they mean nothing."""
 _MERGE_PATCH = "application/merge-patch+json"
 _JSON_PATCH = "application/json-patch+json"
 
@@ -123,7 +130,7 @@ class TenantResources:
     def __init__(self, configuration: Configuration) -> None:
         self._configuration = configuration
         self._client = ApiClient(configuration)
-        self._client.user_agent = "landlord"
+        self._client.user_agent = WRITER
 
     async def __aenter__(self) -> Self:
         return self
@@ -151,12 +158,12 @@ class TenantResources:
         """One merge patch of the status; with a ``resourceVersion`` in it a stale one raises :class:`Conflict`."""
         return await self._call("PATCH", f"{_path(namespace, name)}/status", body=body, media_type=_MERGE_PATCH)
 
-    async def delete(self, namespace: str, name: str, *, uid: str) -> dict[str, Any]:
-        """Only if it is still the one with that uid (else :class:`Conflict`)."""
+    async def delete(self, namespace: str, name: str, *, uid: str, version: str | None = None) -> dict[str, Any]:
+        """Only if it is still the one with that uid, and of that ``resourceVersion`` (else :class:`Conflict`)."""
         body = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
-            "preconditions": {"uid": uid},
+            "preconditions": {"uid": uid} | ({"resourceVersion": version} if version else {}),
             "propagationPolicy": "Background",
         }
         return await self._call("DELETE", _path(namespace, name), body=body)
@@ -224,8 +231,7 @@ def _path(namespace: str, name: str | None = None) -> str:
 
 def _answer(status: int, data: bytes) -> dict[str, Any]:
     if status < 300:
-        value: dict[str, Any] = json.loads(data)
-        return value
+        return _decoded(data)
     message = _reason(status, data)
     match status:
         case 404:
@@ -240,6 +246,32 @@ def _answer(status: int, data: bytes) -> dict[str, Any]:
             raise Unavailable(message)
         case _:
             raise Rejected(message)
+
+
+def _decoded(data: bytes) -> dict[str, Any]:
+    try:
+        try:
+            value: dict[str, Any] = json.loads(data)
+        except RecursionError:
+            value = json.loads(_shallow(data))
+    except ValueError:
+        raise KubernetesError("the API server's answer is not JSON") from None
+    return value
+
+
+def _shallow(data: bytes) -> bytes:
+    """The JSON down to :data:`LEVELS`, with null for what is below: one resource in a list must not hide the others."""
+    kept, depth, begin = [], 0, 0
+    for found in _BRACKETS.finditer(data):
+        if found[0] in (b"{", b"["):
+            depth += 1
+            if depth == LEVELS + 1:
+                kept += [data[begin : found.start()], b"null"]
+        elif found[0] in (b"}", b"]"):
+            depth -= 1
+            if depth == LEVELS:
+                begin = found.end()
+    return b"".join([*kept, data[begin:]])
 
 
 def _reason(status: int, data: bytes) -> str:

@@ -10,6 +10,7 @@ import asyncio
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -17,7 +18,7 @@ import orjson
 import structlog
 
 from landlord import canonical
-from landlord.kubernetes import API_VERSION, GROUP, KIND, Conflict, KubernetesError, TenantResources
+from landlord.kubernetes import API_VERSION, GROUP, KIND, WRITER, Conflict, KubernetesError, TenantResources
 from landlord.tenants.commands import ResourceIdentity
 from landlord.tenants.model import Stalled, Status, Tenant
 
@@ -27,6 +28,10 @@ INCARNATION = f"{GROUP}/incarnation"
 
 CREATE_TIMEOUT = 5.0
 """Seconds the API gives to creating the resource."""
+LATE = timedelta(minutes=1)
+"""How long after a life its mirror may still be made; the API server's clock is not Postgres's, either."""
+READ = 2 * canonical.DEEPEST
+"""Levels of a spec that are read: the API server keeps thousands, and more than half of these are refused anyway."""
 
 _STAMP = re.compile(r"v1:([0-9]{1,18}):([0-9]{1,18}):([0-9a-f]{64})")
 
@@ -62,10 +67,15 @@ class Resource:
     uid: str
     generation: int
     resource_version: str
+    created_at: datetime
+    """By the API server's clock."""
     terminating: bool
     finalizers: tuple[str, ...]
     annotations: Mapping[str, str]
+    writers: frozenset[str]
+    """Who has written any of the spec."""
     spec: Mapping[str, Any]
+    """Down to :data:`READ` levels."""
     status: Mapping[str, Any]
 
     @classmethod
@@ -77,10 +87,14 @@ class Resource:
             uid=metadata["uid"],
             generation=metadata.get("generation", 0),
             resource_version=metadata["resourceVersion"],
+            created_at=datetime.fromisoformat(metadata["creationTimestamp"]),
             terminating=metadata.get("deletionTimestamp") is not None,
             finalizers=tuple(metadata.get("finalizers") or ()),
             annotations=metadata.get("annotations") or {},
-            spec=body.get("spec") or {},
+            writers=frozenset(
+                each["manager"] for each in metadata.get("managedFields") or () if "f:spec" in each["fieldsV1"]
+            ),
+            spec=canonical.cut(body.get("spec") or {}, levels=READ),
             status=body.get("status") or {},
         )
 
@@ -112,6 +126,11 @@ class Resource:
         stamp = self.stamp
         return stamp is not None and stamp.resource_generation == self.generation and stamp.sha == sha(self.spec)
 
+    @property
+    def untouched(self) -> bool:
+        """A mirror that we made, of a spec that nobody else has ever written: what a user copied of it is none."""
+        return self.described and self.writers == {WRITER}
+
 
 class Owner(StrEnum):
     """Whose a resource is, seen from the row of its name."""
@@ -123,7 +142,7 @@ class Owner(StrEnum):
     TAKEN = "taken"
     """The name lives in another namespace."""
     LEFTOVER = "leftover"
-    """Of an earlier life of the tenant: goes."""
+    """A mirror of an earlier life of the tenant, or one that was made too late: goes."""
     STRANGER = "stranger"
     """Terminating and not the row's: only loses our finalizer."""
     ORPHAN = "orphan"
@@ -155,13 +174,26 @@ def owner(tenant: Tenant | None, resource: Resource) -> Owner:
         return Owner.OURS if _bound(tenant, resource) else Owner.STRANGER
     if tenant is None:
         return Owner.FREE
+    if not tenant.living:
+        return _after(tenant, resource)
     if _bound(tenant, resource):
         return Owner.OURS
-    if tenant.living and not _same_place(tenant, resource):
-        return Owner.TAKEN
-    if _of_earlier_life(tenant, resource):
-        return Owner.LEFTOVER
-    return Owner.FREE
+    if not _same_place(tenant, resource):
+        return Owner.LEFTOVER if resource.untouched and resource.incarnation == tenant.incarnation else Owner.TAKEN
+    return Owner.LEFTOVER if _of_earlier_life(tenant, resource) else Owner.FREE
+
+
+def _after(tenant: Tenant, resource: Resource) -> Owner:
+    """The row is deleted. What a user applies begins a new life, and may well carry the annotations of the old one."""
+    if resource.uid == tenant.resource_uid:
+        return Owner.OURS
+    assert tenant.deleted_at is not None
+    late = (
+        resource.untouched
+        and resource.recorded_generation <= tenant.generation
+        and resource.created_at <= tenant.deleted_at + LATE
+    )
+    return Owner.LEFTOVER if late else Owner.FREE
 
 
 def _bound(tenant: Tenant, resource: Resource) -> bool:
@@ -179,7 +211,7 @@ def _of_earlier_life(tenant: Tenant, resource: Resource) -> bool:
     return (
         resource.incarnation not in (None, tenant.incarnation)
         and resource.recorded_generation <= tenant.generation
-        and _same_place(tenant, resource)
+        and resource.created_at <= tenant.created_at + LATE
     )
 
 
@@ -190,10 +222,14 @@ def is_edit(tenant: Tenant, resource: Resource) -> bool:
 
 
 def must_bind(tenant: Tenant, resource: Resource) -> bool:
-    """The row does not name this resource yet, or the resource has seen a newer record than this one."""
+    """The row does not name this resource yet, or one of the two has been restored.
+
+    After etcd was, generations that the row has seen come again, for edits that it has not.
+    """
     return (
         (tenant.namespace, tenant.resource_uid) != (resource.namespace, resource.uid)
         or tenant.detached
+        or resource.generation < (tenant.resource_generation or 0)
         or resource.recorded_generation > tenant.generation
     )
 
@@ -210,6 +246,7 @@ def undisputed(tenant: Tenant, resource: Resource) -> bool:
         and not tenant.detached
         and not resource.terminating
         and tenant.resource_uid in (None, resource.uid)
+        and resource.generation >= (tenant.resource_generation or 0)
         and resource.recorded_generation <= tenant.generation
         and not is_edit(tenant, resource)
         and mirror_patch(tenant, resource) is None

@@ -89,6 +89,8 @@ class Recorder:
             except KubernetesError as error:
                 name = event["involvedObject"]["name"]
                 _log.info("event not recorded", tenant=name, reason=event["reason"], error=str(error))
+            except Exception:  # noqa: BLE001 - an event that cannot be written must not stop the others
+                _log.exception("event not recorded", reason=event["reason"])
 
     def _event(self, resource: Resource, transition: Transition) -> dict[str, Any]:
         now = timestamp(datetime.now(UTC))

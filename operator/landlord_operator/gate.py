@@ -73,4 +73,6 @@ class ClusterGate:
             await self._resources.served()
         except KubernetesError as error:
             return str(error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is asked again
+            return f"the API server cannot be asked ({type(error).__name__})"
         return None

@@ -148,7 +148,7 @@ class Look:
             if operations is not None:
                 await self._sides.patch(resource, operations)
                 return AGAIN
-        return await self._tell(snapshot, resource)
+        return await self._tell(snapshot, await self._hold(resource))
 
     async def _ingest(self, snapshot: Snapshot, resource: Resource) -> Resource | _Again:
         """A user's edit, through the one accept path; our finalizer is there before it commits."""
@@ -164,9 +164,7 @@ class Look:
         refusal = self._sides.foresee(snapshot, self._sides.request(tenant, resource, edit))
         if refusal is not None:
             return await self._refuse(snapshot, resource, refusal)
-        if not resource.held:
-            resource = await self._sides.patch(resource, mirror.hold_patch(resource))
-        await self._sides.submit(tenant, resource, edit)
+        await self._sides.submit(tenant, await self._hold(resource), edit)
         return AGAIN
 
     async def _terminating(self, snapshot: Snapshot, tenant: Tenant, resource: Resource) -> Resource | _Again | None:
@@ -191,6 +189,10 @@ class Look:
         await self._sides.submit(None, resource, removal)
         return AGAIN
 
+    async def _hold(self, resource: Resource) -> Resource:
+        """With our finalizer, which whoever replaces a resource may have left out: its deletion has to be seen."""
+        return resource if resource.held else await self._sides.patch(resource, mirror.hold_patch(resource))
+
     async def _release(self, resource: Resource) -> Resource | None:
         if not resource.held:
             return resource
@@ -205,9 +207,10 @@ class Look:
         return await self._sides.write_status(resource, status.of_record(snapshot, resource, refusal=None))
 
     async def _refuse(self, snapshot: Snapshot, resource: Resource, refusal: Refusal) -> Resource:
-        """Nothing is remembered of a refusal: the resource is left alone, and its status says why."""
+        """Nothing is remembered of a refusal: the spec is left alone, and the status says why."""
         tenant = snapshot.tenant
         if tenant is not None and mirror.owner(tenant, resource) is Owner.OURS:
+            resource = await self._hold(resource)
             wanted = status.of_record(snapshot, resource, refusal=refusal)
         else:
             wanted = status.of_refusal(resource, refusal=refusal, now=snapshot.now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 
 from landlord.database.listen import listen
@@ -16,6 +17,9 @@ from landlord_operator.resync import Resync
 from landlord_operator.sides import Sides
 from landlord_operator.sync import TenantSync
 from landlord_operator.watch import Watch
+
+NESTING = 12_000
+"""Calls within calls: a resource may hold 10,000 levels, and one that cannot be decoded would hide all others."""
 
 Check = Callable[[], Awaitable[str | None]]
 
@@ -66,6 +70,7 @@ class Operator:
 
     async def run(self) -> None:
         """Do all of it for ever. Raises :class:`~landlord_operator.watch.WatchStuck`."""
+        sys.setrecursionlimit(NESTING)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._reconciler.run(), name="reconciler")
             group.create_task(self._gate.run(), name="cluster gate")

@@ -50,14 +50,19 @@ class Sighting:
 
     @classmethod
     def watched(cls, body: Mapping[str, Any], *, gone: bool) -> Sighting:
-        resource = Resource.parse(body)
-        return cls(
-            namespace=resource.namespace,
-            name=resource.name,
-            version=None if gone else resource.resource_version,
-            urgent=gone or resource.terminating or not resource.described,
-            resource=None if gone else resource,
+        metadata = body["metadata"]
+        seen = cls(
+            namespace=metadata["namespace"],
+            name=metadata["name"],
+            version=None if gone else metadata["resourceVersion"],
+            urgent=True,
         )
+        try:
+            resource = Resource.parse(body)
+            calm = not gone and not resource.terminating and resource.described
+        except Exception:  # noqa: BLE001 - its own pass will say so; whoever lists or watches goes on
+            return seen
+        return replace(seen, urgent=not calm, resource=None if gone else resource)
 
     @classmethod
     def listed(cls, body: Mapping[str, Any]) -> Sighting:

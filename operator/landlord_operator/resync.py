@@ -67,6 +67,9 @@ class Resync:
         except (KubernetesError, DatabaseUnavailable) as error:
             _log.warning("resync broke off", error=str(error))
             return False
+        except Exception:  # noqa: BLE001 - without a resync all that is missed would stay missed
+            _log.exception("resync broke off")
+            return False
         self.last = time.monotonic()
         _log.debug("resynced", resources=len(listed), rows_woken=woken, seconds=round(self.last - began, 3))
         return True

@@ -26,6 +26,8 @@ STUCK = 60.0
 AGAIN = 1.0
 JOIN = 10.0
 """Seconds kopf may take to stop."""
+STACK = 16 * 2**20
+"""Bytes of kopf's stack, whatever the system's default: what it decodes may be nested very deeply."""
 CLOSE = 0.1
 """Seconds for kopf's connections to be closed before the loop is."""
 
@@ -104,7 +106,11 @@ class _Watcher:
         self._thread = threading.Thread(target=self._run, name="kopf", daemon=True)
 
     def start(self) -> None:
-        self._thread.start()
+        before = threading.stack_size(STACK)
+        try:
+            self._thread.start()
+        finally:
+            threading.stack_size(before)
 
     @property
     def alive(self) -> bool:

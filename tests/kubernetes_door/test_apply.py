@@ -86,6 +86,21 @@ async def test_invalid_tenant_stores_nothing_and_is_deleted_freely(landlord: Lan
         assert await landlord.row() is None
 
 
+async def test_deleted_after_a_replacement_that_was_refused(landlord: Landlord) -> None:
+    """``kubectl replace`` takes our finalizer and annotations away; deleting means deleting all the same."""
+    async with landlord.operator():
+        await landlord.apply({"size": 1})
+        await landlord.until_ready()
+        await landlord.kubectl("replace", "-f", "-", stdin=landlord.manifest({"delay_seconds": "long"}))
+        await landlord.until_reason("InvalidSpec")
+        resource = await landlord.there()
+        assert (resource.held, resource.spec["computeConfig"]) == (True, {"delay_seconds": "long"})
+        await landlord.kubectl("delete", "tenant", landlord.name, "--timeout=20s")
+        assert (await landlord.record()).status is Status.DELETED
+        await asyncio.sleep(1)  # for what should not come
+        assert await landlord.resource() is None
+
+
 async def test_unknown_provider_is_refused(landlord: Landlord) -> None:
     async with landlord.operator():
         await landlord.apply({}, computeProvider="nimbus")

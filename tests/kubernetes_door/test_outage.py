@@ -91,9 +91,11 @@ async def test_etcd_restored_older(landlord: Landlord) -> None:
     await landlord.plane.stop()
     await asyncio.to_thread(shutil.copytree, data, data.with_name("backup"))
     await landlord.plane.start()
-    await landlord.merge({"spec": {"computeConfig": {"size": 2}}})
-    await landlord.look()
-    await landlord.reconcile()
+    for size in (2, 4):
+        await landlord.merge({"spec": {"computeConfig": {"size": size}}})
+        await landlord.look()
+        await landlord.reconcile()
+    seen = (await landlord.record()).resource_generation
     await landlord.rest(Replace(compute_config={"size": 3}))
     await landlord.reconcile()
     await landlord.look()
@@ -109,9 +111,15 @@ async def test_etcd_restored_older(landlord: Landlord) -> None:
     await landlord.look()
     record, resource = await landlord.record(), await landlord.there()
     assert record.compute_config == {"size": 3}
-    assert record.generation == 3
+    assert record.generation == 4
     assert resource.spec == mirror.spec(record)
     assert await landlord.condition() == ("True", "Ready")
+
+    # The next edit has a generation that the record saw before the restore.
+    await landlord.merge({"spec": {"computeConfig": {"size": 5}}})
+    assert (await landlord.there()).generation == seen
+    await landlord.look()
+    assert (await landlord.record()).compute_config == {"size": 5}
 
 
 async def test_definition_deleted_destroys_no_tenant(landlord: Landlord) -> None:

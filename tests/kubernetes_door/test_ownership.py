@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -210,6 +211,62 @@ async def test_mirror_made_late_for_a_deleted_tenant_goes(landlord: Landlord) ->
     await landlord.resources.create(landlord.namespace, body)
     await landlord.look()
     assert await landlord.resource() is None
+
+
+@pytest.mark.parametrize("config", [{"size": 1}, {"size": 2}], ids=["as exported", "edited"])
+async def test_replaced_by_force_begins_a_new_life(landlord: Landlord, config: dict[str, Any]) -> None:
+    """What is exported carries the annotations of the life that the same command ends."""
+    async with landlord.operator():
+        await landlord.rest(Create(compute_config={"size": 1}))
+        await landlord.until_ready()
+        first = await landlord.record()
+        exported = json.loads(await landlord.kubectl("get", "tenant", landlord.name, "-o", "json"))
+        assert exported["metadata"]["annotations"][INCARNATION] == first.incarnation
+        exported["spec"]["computeConfig"] = config
+        await landlord.kubectl("replace", "--force", "-f", "-", stdin=json.dumps(exported))
+
+        async def reborn() -> bool:
+            return (await landlord.record()).incarnation != first.incarnation
+
+        await landlord.until(reborn)
+        await landlord.until_ready()
+    record, resource = await landlord.record(), await landlord.there()
+    assert (record.status, record.compute_config) == (Status.READY, config)
+    assert resource.incarnation == record.incarnation
+
+
+async def test_mirror_made_late_beside_a_users_resource_goes_and_never_comes_to_life(landlord: Landlord) -> None:
+    await landlord.rest(Create(compute_config={"size": 1}))
+    body = mirror.new_resource(await landlord.record(), namespace=landlord.namespace)
+    await landlord.apply({"size": 2}, where=landlord.other)
+    await landlord.look(landlord.other)
+    await landlord.reconcile()
+    await landlord.resources.create(landlord.namespace, body)
+    await landlord.look(landlord.other, landlord.namespace)
+    assert await landlord.resource() is None
+    assert (await landlord.record()).namespace == landlord.other
+    assert (await landlord.there(where=landlord.other)).spec["computeConfig"] == {"size": 2}
+
+    await landlord.resources.create(landlord.namespace, body)  # as one that nobody has seen yet
+    await landlord.rest(Delete())
+    await landlord.reconcile()
+    await landlord.look(landlord.other, landlord.namespace)
+    assert await landlord.resource() is None
+    assert await landlord.resource(where=landlord.other) is None
+    assert (await landlord.record()).status is Status.DELETED
+
+
+async def test_users_copy_of_the_whole_mirror_is_left_alone(landlord: Landlord) -> None:
+    """In another namespace, down to the last byte of spec and annotations."""
+    await landlord.rest(Create(compute_config={"size": 1}))
+    await landlord.look()
+    copied = json.loads(await landlord.kubectl("get", "tenant", landlord.name, "-o", "json"))
+    copied["metadata"] = {each: copied["metadata"][each] for each in ("name", "annotations", "finalizers")}
+    await landlord.kubectl("create", "-f", "-", stdin=json.dumps(copied), where=landlord.other)
+    assert (await landlord.there(where=landlord.other)).described
+    await landlord.look(landlord.other)
+    assert await landlord.condition(where=landlord.other) == ("False", "NameTaken")
+    assert not (await landlord.there(where=landlord.other)).terminating
 
 
 async def test_foreign_annotation_is_no_incarnation_of_ours(landlord: Landlord) -> None:

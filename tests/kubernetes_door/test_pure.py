@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -14,12 +14,15 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from landlord import canonical, mirror
-from landlord.mirror import FINALIZER, INCARNATION, STAMP, Owner, Resource, Stamp
+from landlord.kubernetes import WRITER
+from landlord.mirror import FINALIZER, INCARNATION, LATE, STAMP, Owner, Resource, Stamp
 from landlord.tenants.model import DeletionPolicy, Snapshot, Stalled, Status, Tenant
 from landlord_operator import conditions, events, status
 from landlord_operator.conditions import Refusal
+from landlord_operator.passes import Sighting
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+LATER = NOW + timedelta(hours=1)
 LIFE = str(uuid.UUID(int=1))
 
 scalars = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(-1e9, 1e9) | st.text(max_size=5)
@@ -46,6 +49,7 @@ def tenant(**changes: Any) -> Tenant:
         "resource_generation": 1,
         "created_at": NOW,
         "updated_at": NOW,
+        "deleted_at": LATER if changes.get("status") is Status.DELETED else None,
     }
     return Tenant(**{**values, **changes})
 
@@ -57,9 +61,11 @@ def resource(**changes: Any) -> Resource:
         "uid": "u1",
         "generation": 1,
         "resource_version": "7",
+        "created_at": NOW,
         "terminating": False,
         "finalizers": (FINALIZER,),
         "annotations": {},
+        "writers": frozenset({WRITER}),
         "spec": mirror.spec(tenant()),
         "status": {},
     }
@@ -124,12 +130,18 @@ def test_one_patch_makes_the_mirror_and_is_no_edit(
     assert ("kubectl" in written.annotations) is noted
 
 
+def stored(body: dict[str, Any]) -> dict[str, Any]:
+    """What the API server makes of a resource of ours that is created."""
+    known = {"uid": "new", "generation": 1, "resourceVersion": "1", "creationTimestamp": "2026-01-01T00:00:00Z"}
+    fields = [{"manager": WRITER, "fieldsV1": {"f:metadata": {}, "f:spec": {}}}]
+    return {**body, "metadata": {**body["metadata"], **known, "managedFields": fields}}
+
+
 @given(configs)
 def test_new_resource_is_its_own_mirror(config: dict[str, Any]) -> None:
     row = tenant(compute_config=config, namespace=None, resource_uid=None, resource_generation=None)
     body = mirror.new_resource(row, namespace="home")
-    body["metadata"] |= {"uid": "new", "generation": 1, "resourceVersion": "1"}
-    made = Resource.parse(body)
+    made = Resource.parse(stored(body))
     assert made.described
     assert mirror.owner(row, made) is Owner.OURS
     assert mirror.mirror_patch(row, made) is None
@@ -142,6 +154,10 @@ def test_integral_floats_are_written_as_integers() -> None:
 
 
 EARLIER = {INCARNATION: "old", STAMP: str(Stamp(resource_generation=1, record_generation=2, sha="0" * 64))}
+MIRRORED = {STAMP: str(Stamp(resource_generation=1, record_generation=2, sha=mirror.sha(mirror.spec(tenant()))))}
+OLDER = {INCARNATION: "old", **MIRRORED}
+MISPLACED = resource(uid="u2", namespace="else", annotations={INCARNATION: LIFE, **MIRRORED})
+LATE_MIRROR = resource(uid="u2", annotations={INCARNATION: LIFE, **MIRRORED}, created_at=LATER + LATE)
 STAMPED = {STAMP: str(Stamp(resource_generation=1, record_generation=2, sha="0" * 64))}
 
 
@@ -167,15 +183,32 @@ STAMPED = {STAMP: str(Stamp(resource_generation=1, record_generation=2, sha="0" 
         (tenant(status=Status.DELETED), resource(uid="u2"), Owner.FREE),
         (tenant(status=Status.DELETED), resource(uid="u2", namespace="else"), Owner.FREE),
         (tenant(status=Status.DELETED), resource(), Owner.OURS),
+        (tenant(), resource(uid="u2", annotations=EARLIER, created_at=NOW + 2 * LATE), Owner.FREE),
+        (tenant(), MISPLACED, Owner.LEFTOVER),
+        (tenant(), dataclasses.replace(MISPLACED, generation=2), Owner.TAKEN),
+        (tenant(), dataclasses.replace(MISPLACED, writers=frozenset({"kubectl", WRITER})), Owner.TAKEN),
+        (tenant(status=Status.DELETED), MISPLACED, Owner.LEFTOVER),
+        (tenant(status=Status.DELETED), LATE_MIRROR, Owner.LEFTOVER),
         (
             tenant(status=Status.DELETED),
-            resource(uid="u2", annotations={INCARNATION: "old", **STAMPED}),
+            resource(uid="u2", annotations={INCARNATION: "old", **MIRRORED}),
             Owner.LEFTOVER,
         ),
+        (tenant(status=Status.DELETED), dataclasses.replace(LATE_MIRROR, created_at=LATER + 2 * LATE), Owner.FREE),
+        (tenant(status=Status.DELETED), dataclasses.replace(LATE_MIRROR, writers=frozenset({"kubectl"})), Owner.FREE),
+        (tenant(status=Status.DELETED), dataclasses.replace(LATE_MIRROR, generation=2), Owner.FREE),
+        (tenant(status=Status.DELETED, generation=1), LATE_MIRROR, Owner.FREE),
+        (tenant(status=Status.DELETED), resource(uid="u2", annotations=EARLIER), Owner.FREE),
     ],
 )
 def test_whose_object_is_it(row: Tenant | None, found: Resource, expected: Owner) -> None:
     assert mirror.owner(row, found) is expected
+
+
+def test_what_cannot_be_understood_is_seen_all_the_same() -> None:
+    """Its own pass fails; the list, or the watch, goes on."""
+    body = {"metadata": {"namespace": "home", "name": "acme", "resourceVersion": "7"}}
+    assert Sighting.listed(body) == Sighting(namespace="home", name="acme", version="7", urgent=True)
 
 
 def snapshot(**changes: Any) -> Snapshot:

@@ -233,3 +233,16 @@ async def test_stale_patches_are_refused(landlord: Landlord) -> None:
     with pytest.raises(Conflict):
         await landlord.resources.patch(landlord.namespace, landlord.name, mirror.release_patch(stale))
     assert (await landlord.there()).held
+
+
+async def test_finalizer_comes_back_while_the_record_is_behind(landlord: Landlord) -> None:
+    await ready(landlord)
+    old = await backup(landlord)
+    await landlord.merge({"spec": {"computeConfig": {"size": 2}}})
+    await landlord.look()
+    await restore(landlord, old)
+    await landlord.look()
+    assert (await landlord.record()).stalled is Stalled.RECORD_BEHIND
+    await landlord.merge({"metadata": {"finalizers": None}})
+    await landlord.look()
+    assert (await landlord.there()).held

@@ -64,6 +64,36 @@ def test_what_others_say_can_always_be_stored(value: Any) -> None:
     assert all("beyond" in reason or "finite" in reason for _, reason in canonical.faults(stored))
 
 
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for level in range(levels):
+        value = [value] if level % 2 else {"a": value}
+    return value
+
+
+@pytest.mark.parametrize("levels", [0, 1, 64, 100_000])
+def test_depth_is_measured_whatever_it_is(levels: int) -> None:
+    assert canonical.depth(nested(levels)) == levels
+
+
+@pytest.mark.parametrize("levels", [canonical.DEEPEST, canonical.DEEPEST + 1, 100_000])
+def test_what_is_nested_too_deeply_is_one_fault(levels: int) -> None:
+    found = [("", "is nested more than 64 levels deep")] if levels > canonical.DEEPEST else []
+    assert list(canonical.faults(nested(levels))) == found
+
+
+@given(JSON, st.integers(0, 3))
+def test_cut_to_so_many_levels(value: Any, levels: int) -> None:
+    short = canonical.cut(value, levels=levels)
+    assert canonical.depth(short) == min(canonical.depth(value), levels)
+    if canonical.depth(value) <= levels:
+        assert short is value
+
+
+def test_cut_of_very_many_levels() -> None:
+    assert canonical.depth(canonical.cut(nested(100_000), levels=128)) == 128
+
+
 @pytest.mark.parametrize(
     ("value", "pointer", "reason"),
     [

@@ -1,15 +1,23 @@
-"""How the API server is reached."""
+"""How the API server is reached, and how its answers are read."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from aiohttp import web  # noqa: TID251 - an API server, served by the test
+from aiohttp.test_utils import TestServer
+from kubernetes.aio.client import Configuration
 
-from landlord.kubernetes import load_configuration
+from landlord import canonical
+from landlord.kubernetes import LEVELS, KubernetesError, TenantResources, load_configuration
 
+DEEP = 100_000
+"""Levels that no decoder in C takes, whatever it has been allowed."""
 SERVER = "https://cluster.example:6443"
 
 
@@ -64,3 +72,30 @@ def test_proxy_of_the_kubeconfig_goes_first(monkeypatch: pytest.MonkeyPatch, kub
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example:3128")
     kubeconfig.write_text(document(**{"proxy-url": "http://other.example:3128"}))
     assert proxy() == "http://other.example:3128"
+
+
+async def listed(answer: str) -> list[list[dict[str, Any]]]:
+    """The pages of an API server that says this."""
+
+    async def say(_: web.Request) -> web.Response:
+        return web.Response(text=answer, content_type="application/json")
+
+    application = web.Application()
+    application.router.add_get("/{path:.*}", say)
+    async with TestServer(application) as server:
+        configuration = Configuration(host=str(server.make_url("")).rstrip("/"))
+        async with TenantResources(configuration) as resources:
+            return [page async for page in resources.pages()]
+
+
+async def test_resource_that_is_nested_too_deeply_hides_no_other() -> None:
+    odd = {"text": r'[{ "\ ]', "list": [{}, [1, "}"]]}
+    first = '{"a":[' * (DEEP // 2) + "1" + "]}" * (DEEP // 2)
+    [[deep, *others]] = await listed(f'{{"items": [{first}, {json.dumps(odd)}, {{}}], "metadata": {{}}}}')
+    assert others == [odd, {}]
+    assert canonical.depth(deep) == LEVELS - 2
+
+
+async def test_answer_that_is_not_json() -> None:
+    with pytest.raises(KubernetesError, match="not JSON"):
+        await listed("<html>please log in</html>")

@@ -1,0 +1,93 @@
+"""A resource out of all proportion, or an error that nobody has thought of, stops nothing but itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from kubernetes_door.harness import Landlord
+
+from landlord import canonical
+from landlord.tenants.model import Status
+
+pytestmark = pytest.mark.timeout(120)
+
+MOST = 9_998
+"""Levels of a configuration that the API server keeps: it takes 10,000 in all."""
+
+
+def nested(levels: int) -> str:
+    """A configuration of so many levels, as text: an encoder would not write it."""
+    return '{"a":' * (levels - 1) + "{}" + "}" * (levels - 1)
+
+
+async def write(landlord: Landlord, verb: str, *, levels: int) -> None:
+    manifest = landlord.manifest().replace('"computeConfig": {}', f'"computeConfig": {nested(levels)}')
+    await landlord.kubectl(verb, "-f", "-", stdin=manifest)
+
+
+async def refused(landlord: Landlord) -> None:
+    await landlord.until_reason("InvalidSpec")
+    conditions = (await landlord.there()).status["conditions"]
+    message = next(each["message"] for each in conditions if each["type"] == "Ready")
+    assert message == "spec.computeConfig is nested more than 64 levels deep"
+
+
+@pytest.mark.parametrize("levels", [canonical.DEEPEST + 1, 300, 1_000, 3_000, MOST])
+async def test_nested_too_deeply_is_refused_and_hides_no_other(landlord: Landlord, levels: int) -> None:
+    deep, other = landlord.name, landlord.name + "-other"
+    async with landlord.operator():
+        await write(landlord, "create", levels=levels)
+        await refused(landlord)
+        landlord.name = other
+        await landlord.apply({"size": 1})
+        await landlord.until_ready()
+    async with landlord.operator():  # this one meets it in its lists
+        await landlord.apply({"size": 2})
+        await landlord.until_ready()
+        assert (await landlord.record()).compute_config == {"size": 2}
+        landlord.name = deep
+        await refused(landlord)
+        assert await landlord.row() is None
+        await landlord.kubectl("delete", "tenant", landlord.name, "--timeout=20s")
+
+
+async def test_edit_nested_too_deeply_changes_nothing(landlord: Landlord) -> None:
+    async with landlord.operator():
+        await write(landlord, "create", levels=canonical.DEEPEST)
+        await landlord.until_ready()
+        before = await landlord.record()
+        await write(landlord, "replace", levels=3_000)
+        await refused(landlord)
+        record = await landlord.record()
+        assert (record.compute_config, record.generation) == (before.compute_config, before.generation)
+        await landlord.kubectl("delete", "tenant", landlord.name, "--timeout=20s")
+    assert (await landlord.record()).status is Status.DELETED
+
+
+@pytest.mark.parametrize("call", ["pages", "served", "record"])
+async def test_operator_outlives_an_error_that_nobody_has_thought_of(
+    landlord: Landlord, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    raised = []
+    works = getattr(landlord.resources, call)
+
+    def broken(*arguments: Any, **named: Any) -> Any:
+        if len(raised) == 2:
+            return works(*arguments, **named)
+        raised.append(call)
+        raise RuntimeError(call)
+
+    monkeypatch.setattr("landlord_operator.resync.AGAIN", 0.1)
+    monkeypatch.setattr(landlord.resources, call, broken)
+    async with landlord.operator():
+        for size in range(4):  # so that there are Events
+            await landlord.apply({"size": size} if size % 2 else {"delay_seconds": -1})
+            await landlord.until_reason("Ready" if size % 2 else "InvalidSpec")
+
+        async def over() -> bool:
+            return len(raised) == 2
+
+        await landlord.until(over)
+        await landlord.apply({"size": 9})
+        await landlord.until_ready()
