@@ -14,7 +14,7 @@ import shutil
 import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,11 @@ class ControlPlane:
     def server(self) -> str:
         """URL of the API server."""
         return f"https://127.0.0.1:{self.port}"
+
+    @property
+    def children(self) -> list[Child]:
+        """What runs of it, to be watched."""
+        return [child for child in (self._etcd, self._api, self._manager) if child is not None]
 
     @property
     def api_pid(self) -> int | None:
@@ -272,9 +277,11 @@ async def running(
     :class:`LauncherError`, also if another process has ``state``.
     """
     state = folders.existing(state)
-    with folders.held(state / "kubernetes.lock", what=f"the control plane of {state}"):
+    with ExitStack() as stack:
+        stack.enter_context(folders.held(state / "kubernetes.lock", what=f"the control plane of {state}"))
         folder = folders.private(state / "kubernetes")
         runtime = folders.private(folders.RUNTIME / f"landlord-kubernetes-{folders.digest(state)}")
+        stack.callback(shutil.rmtree, runtime, ignore_errors=True)
         plane = ControlPlane(
             binaries=binaries,
             folder=folder,
@@ -288,7 +295,6 @@ async def running(
             yield plane
         finally:
             await plane.stop()
-            shutil.rmtree(runtime, ignore_errors=True)
 
 
 def _kept(path: Path, value: str) -> str:

@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import os
 import pwd
+import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,10 +29,39 @@ def digest(path: Path) -> str:
     return hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:12]
 
 
+def identity(state: Path) -> str:
+    """What stands for the state folder in names elsewhere, and goes with it when it is renamed.
+
+    It used to be the path's digest: a state that was started before goes on with that, as what it has made bears it.
+    """
+    file = existing(state) / "identity"
+    if not file.exists():
+        fresh = file.with_name(".identity.new")
+        fresh.write_text(digest(state) if (state / "logs").exists() else secrets.token_hex(6))
+        fresh.replace(file)
+    return file.read_text()
+
+
+def cache(name: str) -> Path:
+    """The folder ``name`` in the user's cache, which need not exist."""
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(home).expanduser() / "landlord" / name
+
+
+@contextmanager
+def using(path: Path) -> Iterator[None]:
+    """What is done at ``path`` or below. Raises :class:`LauncherError` where the system refuses it (``OSError``)."""
+    try:
+        yield
+    except OSError as error:
+        raise LauncherError(f"cannot use {path}: {error.strerror or error}") from error
+
+
 def existing(path: Path) -> Path:
-    """``path``, made if need be, absolute and without links."""
-    path.mkdir(parents=True, exist_ok=True)
-    return path.resolve()
+    """``path``, made if need be, absolute and without links. Raises :class:`LauncherError`."""
+    with using(path):
+        path.mkdir(parents=True, exist_ok=True)
+        return path.resolve()
 
 
 def private(path: Path, *, user: str | None = None) -> Path:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import structlog
 
+from landlord.dev import folders
 from landlord.dev.processes import Child, LauncherError, Unavailable, start
 
 SOURCE = Path(__file__).with_name("kubernetes_go")
@@ -67,18 +68,17 @@ class Binaries:
 
 def cache() -> Path:
     """This version's entry in the user's cache."""
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     digest = hashlib.sha256()
     for name in ("go.mod", "go.sum"):
         digest.update((SOURCE / name).read_bytes())
-    return Path(home).expanduser() / "landlord" / "controlplane" / digest.hexdigest()[:16]
+    return folders.cache("controlplane") / digest.hexdigest()[:16]
 
 
 def find() -> Binaries | None:
     """What is there already: ``KUBEBUILDER_ASSETS``, then the cache."""
     assets = os.environ.get("KUBEBUILDER_ASSETS")
     for place in ([Path(assets)] if assets else []) + [cache()]:
-        if (place / "etcd").exists() and (place / "kube-apiserver").exists():
+        if all(os.access(place / name, os.F_OK) for name in SERVERS):
             return _in(place)
     return None
 
@@ -91,8 +91,9 @@ async def find_or_build(*programs: str, progress: Progress) -> Binaries:
     """
     found = find()
     if found is None or found.etcd.parent == cache():
-        await _have({*SERVERS, *programs}, progress=progress)
-        return _in(cache())
+        with folders.using(cache()):
+            await _have({*SERVERS, *programs}, progress=progress)
+            return _in(cache())
     return found
 
 

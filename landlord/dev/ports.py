@@ -7,6 +7,7 @@ import re
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import TypeVar
 
 from landlord.dev.processes import LauncherError
@@ -15,8 +16,32 @@ LOWEST, HIGHEST = 12_000, 32_767
 """Below what systems hand out by themselves (Linux from 32768): nobody's connection takes a port between our look and
 the server's start, nor that of a server which is away for a moment."""
 ATTEMPTS = 3
+_LISTENING = "0A"
+"""A socket's state, as Linux writes it."""
 
 T = TypeVar("T")
+
+
+def probe(port: int) -> None:
+    """Raises ``OSError`` unless we could listen on it now."""
+    with socket.socket() as probing:
+        probing.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probing.bind(("127.0.0.1", port))
+
+
+def listens(pid: int, *, port: int) -> bool:
+    """Whether it is that process, a child of ours, that listens on the port. Believed where there is no ``/proc``."""
+    if not Path("/proc/self").exists():
+        return True
+    process = Path(f"/proc/{pid}")
+    try:
+        tables = [table for name in ("tcp", "tcp6") if (table := process / "net" / name).exists()]
+        rows = [row.split() for table in tables for row in table.read_text().splitlines()[1:]]
+        listening = {row[9] for row in rows if row[3] == _LISTENING and row[1].endswith(f":{port:04X}")}
+        sockets = {f"socket:[{inode}]" for inode in listening}
+        return any(str(descriptor.readlink()) in sockets for descriptor in (process / "fd").iterdir())
+    except OSError:  # it has ended, or closed one of them just now
+        return False
 
 
 class Ports:
@@ -30,9 +55,8 @@ class Ports:
         """One that nobody listens on now. Raises :class:`LauncherError` if there is none left."""
         while self._left:
             port = self._left.pop()
-            with suppress(OSError), socket.socket() as found:
-                found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                found.bind(("127.0.0.1", port))
+            with suppress(OSError):
+                probe(port)
                 return port
         raise LauncherError(f"every port from {LOWEST} to {HIGHEST} is taken")
 

@@ -14,7 +14,7 @@ import pwd
 import shutil
 import signal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -68,6 +68,11 @@ class PostgresServer:
     def pid(self) -> int | None:
         """The postmaster's, null while it is stopped."""
         return None if self._child is None else self._child.pid
+
+    @property
+    def children(self) -> list[Child]:
+        """What runs of it, to be watched."""
+        return [] if self._child is None else [self._child]
 
     def url(self, *, database: str = "postgres") -> str:
         """A libpq URL of one of its databases."""
@@ -202,30 +207,42 @@ async def running(*, state: Path, nice: int = 0) -> AsyncIterator[PostgresServer
     Raises :class:`Unavailable` if the machine has no Postgres, :class:`LauncherError` if another process has ``state``.
     """
     state = folders.existing(state)
-    with folders.held(state / "postgres.lock", what=f"the Postgres data of {state}"):
+    with ExitStack() as stack:
+        stack.enter_context(folders.held(state / "postgres.lock", what=f"the Postgres data of {state}"))
         user = _server_user()
         binaries = await _usable_binaries(user)
         data = await _data(state, user=user)
+        if data.parent != state:  # a copy of the state folder finds them, too
+            stack.enter_context(folders.held(data.with_name("lock"), what=f"the Postgres data {data}"))
         runtime = folders.private(folders.RUNTIME / f"landlord-postgres-{folders.digest(state)}", user=user)
+        stack.callback(shutil.rmtree, runtime, ignore_errors=True)
         server = PostgresServer(binaries=binaries, state=state, data=data, runtime=runtime, user=user, nice=nice)
         try:
             await server.start()
             yield server
         finally:
             await server.stop()
-            shutil.rmtree(runtime, ignore_errors=True)
 
 
 def moved_data(*, state: Path) -> Path:
     """The folder that holds the data of ``state`` if the server's user cannot reach that."""
-    return folders.SHARED / f"landlord-{folders.digest(state)}"
+    return folders.SHARED / f"landlord-{folders.identity(state)}"
+
+
+def has_data(*, state: Path) -> bool:
+    """Whether there are any of ``state``."""
+    return any(data.exists() for data in _places(state))
 
 
 def discard(*, state: Path) -> None:
     """Delete the data of ``state``, wherever they are. No server may run on them."""
-    for data in (state / "postgres", moved_data(state=state)):
+    for data in _places(state):
         if data.exists():
             shutil.rmtree(data)
+
+
+def _places(state: Path) -> tuple[Path, Path]:
+    return state / "postgres", moved_data(state=state)
 
 
 async def _data(state: Path, *, user: str | None) -> Path:

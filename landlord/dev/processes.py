@@ -80,6 +80,10 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(number)
 
+    def end(self) -> LauncherError:
+        """That it has ended by itself, in words."""
+        return LauncherError(f"{self.name} ended with status {self.returncode}: {self.tail()}")
+
     def tail(self) -> str:
         """The end of its log, for messages."""
         if self.log is None or not self.log.exists():
@@ -160,7 +164,7 @@ async def until(check: Callable[[], Awaitable[bool]], *, child: Child, timeout: 
         async with asyncio.timeout(timeout):
             while not await check():
                 if child.returncode is not None:
-                    raise LauncherError(f"{child.name} ended with status {child.returncode}: {child.tail()}")
+                    raise child.end()
                 await asyncio.sleep(POLL)
     except TimeoutError:
         raise LauncherError(f"{child.name} was not ready within {timeout:g} s: {child.tail()}") from None

@@ -71,9 +71,8 @@ _IDENTITY_KEY = "request-identity-private-key-pem-file"
 
 def cache() -> Path:
     """This version's entry in the user's cache; it is there as a whole or not at all."""
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     digest = hashlib.sha256((SOURCE / "package-lock.json").read_bytes()).hexdigest()
-    return Path(home).expanduser() / "landlord" / "restate" / digest[:16]
+    return folders.cache("restate") / digest[:16]
 
 
 def find() -> Path | None:
@@ -106,8 +105,7 @@ async def find_or_install() -> Path:
     if npm is None:
         raise Unavailable(f"there is no restate-server on this machine; {HOW_TO_GET}")
     target = cache()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with (target.parent / "lock").open("w") as lock:
+    with folders.using(target), (folders.existing(target.parent) / "lock").open("w") as lock:
         await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
         if (found := find()) is None:
             await _install(npm, target)
@@ -153,6 +151,11 @@ class RestateServer:
     @property
     def admin_url(self) -> str:
         return f"http://127.0.0.1:{self._ports['admin']}"
+
+    @property
+    def children(self) -> list[Child]:
+        """What runs of it, to be watched."""
+        return [] if self._child is None else [self._child]
 
     async def start(self) -> None:
         """Start it and return when it takes runs. Raises :class:`LauncherError`."""

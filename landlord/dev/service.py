@@ -11,6 +11,7 @@ import aiohttp
 import structlog
 
 from landlord.dev import processes
+from landlord.dev.ports import listens
 from landlord.dev.processes import Child, LauncherError
 
 RESTART = 1.0
@@ -28,6 +29,7 @@ class Service:
     def __init__(self, name: str, *, port: int, environment: Mapping[str, str], log: Path, nice: int) -> None:
         self.name = name
         self.address = f"http://127.0.0.1:{port}"
+        self._port = port
         self.log = log
         self._environment = environment
         self._nice = nice
@@ -50,7 +52,9 @@ class Service:
             await child.stop(timeout=STOP_TIMEOUT)
 
     async def ready(self) -> bool:
-        """Whether it says that it serves."""
+        """Whether it says that it serves: itself, and not another that has its port."""
+        if self._child is None or not listens(self._child.pid, port=self._port):
+            return False
         try:
             async with (
                 aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session,

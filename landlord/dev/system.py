@@ -6,18 +6,19 @@ import asyncio
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from pydantic import SecretStr
 
 from landlord.database.engine import Database
 from landlord.dev import cluster, controlplane, definition, docker, folders, kubernetes_binaries, postgres, restate
-from landlord.dev.ports import free_port, on_free_port
-from landlord.dev.processes import LauncherError, Unavailable
+from landlord.dev.ports import free_port, on_free_port, probe
+from landlord.dev.processes import Child, LauncherError, Unavailable
 from landlord.dev.service import Service
+from landlord.dev.watch import Watch, watching
 from landlord.settings import Settings
 from landlord.tenants.migrations import MIGRATIONS
 from landlord.workflow import registry
@@ -43,10 +44,21 @@ class Options:
     reset: bool
 
 
+class Component(Protocol):
+    """What Landlord works on, started here."""
+
+    @property
+    def children(self) -> list[Child]: ...
+
+
+C = TypeVar("C", bound=Component)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Parts:
     options: Options
     stack: AsyncExitStack
+    watch: Watch
     environment: dict[str, str]
     logs: Path
     say: Say
@@ -59,6 +71,13 @@ class _Parts:
             log=self.logs / f"{name}.log",
             nice=nice,
         )
+
+    async def component(self, launcher: AbstractAsyncContextManager[C]) -> C:
+        """What the launcher starts. When it ends by itself, so does everything."""
+        component = await self.stack.enter_async_context(launcher)
+        for child in component.children:
+            self.watch(child)
+        return component
 
     async def started(self, service: Service) -> Service:
         self.stack.push_async_callback(service.stop)
@@ -119,24 +138,23 @@ async def _together(first: Coroutine[None, None, A], second: Coroutine[None, Non
 async def running(options: Options, *, say: Say) -> AsyncIterator[System]:
     """The system, with REST serving. ``say`` gets the lines a person should see. Raises :class:`LauncherError`."""
     state = folders.existing(options.state)
-    async with AsyncExitStack() as stack:
+    async with AsyncExitStack() as stack, watching(say=say) as watch:
         stack.enter_context(folders.held(state / "dev.lock", what=f"the state folder {state}"))
+        _check_port(options.port)
         environment = {
             "LANDLORD_WORKFLOW_PROVIDER": options.workflow,
-            "LANDLORD_INSTALLATION": os.environ.get("LANDLORD_INSTALLATION", f"dev-{folders.digest(state)}"),
+            "LANDLORD_INSTALLATION": os.environ.get("LANDLORD_INSTALLATION", f"dev-{folders.identity(state)}"),
             "LANDLORD_API_PORT": str(options.port),
             "LANDLORD_LOG_FORMAT": os.environ.get("LANDLORD_LOG_FORMAT", "console"),
         }
         environment |= await _compute(options, say=say)
         if options.reset:
-            await _reset(options, state=state, environment=environment, say=say)
+            await _reset(options, environment=environment, say=say)
         environment |= _kubeconfig(options, state=state)
         logs = folders.existing(state / "logs")
-        parts = _Parts(options=options, stack=stack, environment=environment, logs=logs, say=say)
+        parts = _Parts(options=options, stack=stack, watch=watch, environment=environment, logs=logs, say=say)
         async with _beside(_cluster_or_word(parts)) as door:
-            environment["LANDLORD_DATABASE_URL"], engine = await _together(
-                _database(stack, state=state, say=say), _engine(options, stack=stack, state=state, say=say)
-            )
+            environment["LANDLORD_DATABASE_URL"], engine = await _together(_database(parts), _engine(parts))
             environment |= engine
             await _migrate(_settings(environment))
             # Not without a worker: an engine that calls its workers takes no run before one has registered.
@@ -157,6 +175,28 @@ async def _beside(work: Coroutine[None, None, A]) -> AsyncIterator[asyncio.Task[
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+def _check_port(port: int) -> None:
+    """What has it may answer as ours would. Raises :class:`LauncherError`."""
+    try:
+        probe(port)
+    except OSError as error:
+        reason = f"port {port} cannot be had ({error.strerror})"
+        raise LauncherError(f"{reason}: end what listens there, or take another with --port") from None
+
+
+async def _reset(options: Options, *, environment: Mapping[str, str], say: Say) -> None:
+    """Remove what the tenants of this state made, then the state."""
+    from landlord.dev.reset import reset  # late, with the clients that a start does without
+
+    await reset(
+        state=options.state,
+        installation=environment["LANDLORD_INSTALLATION"],
+        docker_host=environment.get("LANDLORD_DOCKER_HOST"),
+        kubernetes=options.kubernetes != "off",
+        say=say,
+    )
 
 
 def _settings(environment: Mapping[str, str]) -> Settings:
@@ -182,21 +222,22 @@ async def _compute(options: Options, *, say: Say) -> dict[str, str]:
     return {**environment, "LANDLORD_COMPUTE_DEFAULT_PROVIDER": chosen}
 
 
-async def _database(stack: AsyncExitStack, *, state: Path, say: Say) -> str:
+async def _database(parts: _Parts) -> str:
     if given := os.environ.get("LANDLORD_DATABASE_URL"):
-        say("database: LANDLORD_DATABASE_URL")
+        parts.say("database: LANDLORD_DATABASE_URL")
         return given
-    server = await stack.enter_async_context(postgres.running(state=state))
-    moved = postgres.moved_data(state=state)
-    if moved.exists():
-        say(f"database: its data are in {moved}, because the user who runs Postgres cannot reach {state}")
+    state = parts.options.state
+    server = await parts.component(postgres.running(state=state))
+    if server.moved:
+        parts.say(f"database: its data are in {server.data}, because the user who runs Postgres cannot reach {state}")
     return await server.create_database(name="landlord")
 
 
-async def _engine(options: Options, *, stack: AsyncExitStack, state: Path, say: Say) -> dict[str, str]:
+async def _engine(parts: _Parts) -> dict[str, str]:
     """A Restate server of our own, where that is the provider and no other is named."""
-    if options.workflow != "restate":
+    if parts.options.workflow != "restate":
         return {}
+    state = parts.options.state
     environment = {
         # Its code changes here, and what runs goes on where it began.
         "LANDLORD_RESTATE_WORKER_FORCE_REGISTRATION": "true",
@@ -205,12 +246,12 @@ async def _engine(options: Options, *, stack: AsyncExitStack, state: Path, say: 
         ),
     }
     if not (os.environ.get("LANDLORD_CALLBACK_URL") or os.environ.get("LANDLORD_API_TOKENS_FILE")):
-        environment["LANDLORD_CALLBACK_URL"] = f"http://127.0.0.1:{options.port}"  # which wants no token then
+        environment["LANDLORD_CALLBACK_URL"] = f"http://127.0.0.1:{parts.options.port}"  # which wants no token then
     if os.environ.get("LANDLORD_RESTATE_INGRESS_URL"):
-        say("workflow: restate (LANDLORD_RESTATE_INGRESS_URL)")
+        parts.say("workflow: restate (LANDLORD_RESTATE_INGRESS_URL)")
         return environment
-    server = await stack.enter_async_context(restate.running(state=state, nice=LOWER))
-    say(f"workflow: restate (ingress {server.ingress_url}, admin {server.admin_url})")
+    server = await parts.component(restate.running(state=state, nice=LOWER))
+    parts.say(f"workflow: restate (ingress {server.ingress_url}, admin {server.admin_url})")
     return environment | {
         "LANDLORD_RESTATE_INGRESS_URL": server.ingress_url,
         "LANDLORD_RESTATE_ADMIN_URL": server.admin_url,
@@ -279,9 +320,7 @@ async def _cluster(parts: _Parts) -> dict[str, str] | None:
         parts.say(f"kubernetes: context {context.name}")
         return {"LANDLORD_KUBERNETES_CONTEXT": context.name}
     binaries = await kubernetes_binaries.find_or_build(progress=lambda line: parts.say(f"kubernetes: {line}"))
-    plane = await parts.stack.enter_async_context(
-        controlplane.running(binaries=binaries, state=parts.options.state, nice=LOWER)
-    )
+    plane = await parts.component(controlplane.running(binaries=binaries, state=parts.options.state, nice=LOWER))
     await definition.install(plane.request)
     parts.say(f"kubernetes: export KUBECONFIG={plane.kubeconfig}")
     if shutil.which("kubectl") is None:
@@ -299,44 +338,3 @@ async def _kubectl(parts: _Parts) -> None:
         parts.say(f"kubectl: none ({error})")
     else:
         parts.say(f"kubectl: {binaries.kubectl or 'none'}")
-
-
-async def _reset(options: Options, *, state: Path, environment: Mapping[str, str], say: Say) -> None:
-    """Remove what the tenants of this state made, then the state."""
-    from landlord.dev.reset import remove_tenants  # late, with the clients that a start does without
-
-    if os.environ.get("LANDLORD_DATABASE_URL"):
-        raise Unavailable("--reset does not delete a database of yours: unset LANDLORD_DATABASE_URL, or empty it")
-    await _reset_contexts(options, state=state, say=say)
-    removed = await remove_tenants(
-        installation=environment["LANDLORD_INSTALLATION"], docker_host=environment.get("LANDLORD_DOCKER_HOST")
-    )
-    await asyncio.to_thread(postgres.discard, state=state)
-    await asyncio.to_thread(restate.discard, state=state)
-    for name in ("kubernetes", "logs"):
-        await asyncio.to_thread(shutil.rmtree, state / name, ignore_errors=True)
-    (state / "kubeconfig").unlink(missing_ok=True)
-    cluster.forget(state=state)
-    say(f"reset: {removed} containers and the state in {state} are gone")
-
-
-async def _reset_contexts(options: Options, *, state: Path, say: Say) -> None:
-    """Clusters of the user's outlive the state, and so would the resources in them, held by our finalizer."""
-    from landlord.dev.reset import remove_resources
-
-    names = cluster.used(state=state)
-    if names and options.kubernetes == "off":
-        say(f"reset: Tenant resources that were made in {', '.join(names)} stay there, as --kubernetes is off")
-        return
-    known = {context.name for context in cluster.contexts()[0]}
-    for name in names:
-        if name not in known:
-            say(f"reset: context {name} is not in the kubeconfig any more; if its cluster exists, resources stay there")
-            continue
-        async with postgres.running(state=state) as server:
-            url = SecretStr(await server.create_database(name="landlord"))
-            try:
-                removed = await remove_resources(database_url=url, context=name)
-            except LauncherError as error:
-                raise LauncherError(f"{error}; start that cluster, or leave them there with --kubernetes off") from None
-        say(f"reset: {removed} Tenant resources in context {name} are gone")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import shlex
+import subprocess
 import sys
 import tomllib
 from asyncio.subprocess import PIPE
@@ -111,3 +113,31 @@ async def test_the_compose_file() -> None:
         assert effective["installation"] == "compose"
     assert services["api"]["environment"]["LANDLORD_API_TOKENS_FILE"] == f"/run/secrets/{services['api']['secrets'][0]}"
     assert "LANDLORD_DATABASE_URL" not in services["worker"]["environment"]
+
+
+FAKE_DOCKER = """#!/bin/sh
+. deploy/.env  # as compose reads what is beside its file
+echo "${POSTGRES_PASSWORD:?}" >> passwords
+"""
+
+
+def test_the_commands_of_the_compose_file_work_again(tmp_path: Path) -> None:
+    """The database keeps the password it was made with; neither that nor the token is ever committed."""
+    head = re.match(r"(#.*\n)+", (DEPLOY / "compose.yaml").read_text())
+    assert head is not None
+    commands = "".join(re.findall(r"^#   (.*\n)", head[0], re.MULTILINE))
+    (tmp_path / "deploy").mkdir()
+    (tmp_path / "docker").write_text(FAKE_DOCKER)
+    (tmp_path / "docker").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    for _ in range(2):
+        subprocess.run(["sh", "-c", commands], cwd=tmp_path, env=environment, check=True)
+    passwords = (tmp_path / "passwords").read_text().split()
+    assert len(passwords) == 2
+    assert len(set(passwords)) == 1
+    secrets = ["token", "deploy/tokens", "deploy/.env"]
+    assert all((tmp_path / each).stat().st_size for each in secrets)
+    (tmp_path / ".gitignore").write_text((ROOT / ".gitignore").read_text())
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    ignored = subprocess.run(["git", "check-ignore", *secrets], cwd=tmp_path, capture_output=True, check=True)
+    assert ignored.stdout.decode().split() == secrets

@@ -102,11 +102,13 @@ async def dev(*arguments: str, state: Path, environment: dict[str, str]) -> Asyn
 async def test_both_doors_with_docker_over_a_restart(
     docker_host: str, busybox_image: str, control_plane: object, component_folder: Path
 ) -> None:
-    """POST and kubectl apply become healthy containers; a restart finds its tenants; --reset leaves none."""
+    """POST and kubectl apply become healthy containers; a restart finds its tenants, also where the state folder has
+    been renamed; --reset leaves nothing of them, and does nothing while their engine is away."""
     environment = {"LANDLORD_DOCKER_HOST": docker_host}
     state = component_folder / "state"
     config = {
         "image": busybox_image,
+        "volumes": [{"name": "data", "target": "/data"}],
         "ports": [{"container_port": 8080, "scheme": "http"}],
         "health_check": {"http": {"port": 8080, "path": "/healthz"}, "interval_seconds": 1},
     }
@@ -127,6 +129,7 @@ async def test_both_doors_with_docker_over_a_restart(
         running.process.send_signal(signal.SIGINT)
         assert await running.process.wait() == 0, running.output
         assert time.monotonic() - began < 15
+    state = state.rename(component_folder / "renamed")
     async with dev("--kubernetes", "embedded", state=state, environment=environment) as running:
         await running.says("ready: ", seconds=60)
         assert (await running.record("by-rest", status="ready"))["generation"] == 1
@@ -135,20 +138,29 @@ async def test_both_doors_with_docker_over_a_restart(
         assert (await running.request("DELETE", "/api/tenants/by-rest"))[0] == 202
         await running.record("by-rest", status="deleted")
         await running.kubectl("wait", "--for=delete", "tenant/by-rest", "--timeout=30s")
-        assert await _containers(docker_host, "by-rest") == []
-        assert len(await _containers(docker_host, "by-kubectl")) == 1
-    async with dev("--kubernetes", "off", "--reset", state=state, environment=environment) as running:
+        assert await _made(docker_host, "by-rest") == []
+        assert len(await _made(docker_host, "by-kubectl")) == 2
+    reset = ("--kubernetes", "off", "--reset")
+    away = {"LANDLORD_DOCKER_HOST": "unix:///nonexistent"}
+    async with dev(*reset, state=state, environment=away) as running:
+        assert await asyncio.wait_for(running.process.wait(), 60) == 1
+        assert "containers and volumes of tenants (1 in the records)" in running.output
+    async with dev(*reset, state=state, environment=environment) as running:
         await running.says("ready: ", seconds=60)
-        assert await _containers(docker_host, "by-kubectl") == []
+        assert await _made(docker_host, "by-kubectl") == []
         assert (await running.request("GET", "/api/tenants"))[1]["tenants"] == []
 
 
-async def _containers(host: str, tenant: str) -> list[str]:
-    process = await asyncio.create_subprocess_exec(
-        *("docker", "-H", host, "ps", "-aq", "--filter", f"label=landlord.dev/tenant-id={tenant}"), stdout=-1
-    )
-    out, _ = await process.communicate()
-    return out.decode().split()
+async def _made(host: str, tenant: str) -> list[str]:
+    """The tenant's containers and volumes."""
+    found: list[str] = []
+    for listing in (("ps", "-aq"), ("volume", "ls", "-q")):
+        process = await asyncio.create_subprocess_exec(
+            *("docker", "-H", host, *listing, "--filter", f"label=landlord.dev/tenant-id={tenant}"), stdout=-1
+        )
+        out, _ = await process.communicate()
+        found += out.decode().split()
+    return found
 
 
 async def test_both_doors_on_restate_over_a_restart(
@@ -302,8 +314,53 @@ async def test_a_process_that_dies_is_started_again(
 
 
 @pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("postgres", ("--kubernetes", "off")),
+        ("etcd", ("--kubernetes", "embedded")),
+        ("kube-apiserver", ("--kubernetes", "embedded")),
+        ("restate-server", ("--kubernetes", "off", "--workflow", "restate")),
+    ],
+)
+async def test_the_end_of_a_component_is_the_end_of_everything(
+    name: str, arguments: tuple[str, ...], request: pytest.FixtureRequest, component_folder: Path
+) -> None:
+    """Landlord's own processes are started again; without these they would stay and do nothing."""
+    request.getfixturevalue(
+        {"postgres": "postgres", "restate-server": "restate_server"}.get(name, "control_plane")
+    )  # so that there is one to be found
+    async with dev(*arguments, "--compute", "mock", state=component_folder / "state", environment={}) as running:
+        await running.says("ready: ", seconds=120)
+        tree = running.tree()
+        [component] = [each for each in tree if each.name() == name and each.ppid() == running.process.pid]
+        component.kill()
+        await running.says(f"{name} has ended", seconds=2)
+        assert await asyncio.wait_for(running.process.wait(), 30) == 1
+        assert f"Error: {name} ended with status -9" in running.output
+        assert "Traceback" not in running.output
+        _, alive = await asyncio.to_thread(psutil.wait_procs, tree, 3)
+        assert [each.name() for each in alive if each.status() != psutil.STATUS_ZOMBIE] == []
+
+
+async def test_a_port_that_is_taken_is_not_taken_for_ours(postgres: str, component_folder: Path) -> None:
+    """Even where what has it says that it is ready."""
+    arguments = ("--kubernetes", "off", "--compute", "mock")
+    first, second = (component_folder / name for name in ("first", "second"))
+    first.mkdir(mode=0o711)
+    second.mkdir(mode=0o711)
+    async with dev(*arguments, state=first / "state", environment={}) as one:
+        await one.says("ready: ", seconds=60)
+        port = one.url.rpartition(":")[2]
+        async with dev(*arguments, "--port", port, state=second / "state", environment={}) as two:
+            assert await asyncio.wait_for(two.process.wait(), 60) == 1
+            assert f"port {port} cannot be had (Address already in use)" in two.output
+            assert "serving: " not in two.output
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("--state-dir", "/proc/nowhere"), "cannot use /proc/nowhere"),
         (("--kubernetes", "nowhere"), "no context 'nowhere'"),
         (("--compute", "docker"), "no Docker engine answers"),
         (("--workflow", "unheard-of"), "LANDLORD_WORKFLOW_PROVIDER"),
@@ -317,3 +374,18 @@ async def test_what_cannot_be_had_is_said_in_a_line(
         assert await asyncio.wait_for(running.process.wait(), 60) != 0
         assert message in running.output
         assert "Traceback" not in running.output
+
+
+async def test_a_cache_that_cannot_be_had_is_said_in_a_line(postgres: str, component_folder: Path) -> None:
+    """Nothing but the cluster is missing."""
+    (component_folder / "go").write_text("#!/bin/sh\nexit 1\n")
+    (component_folder / "go").chmod(0o755)
+    environment = {
+        "XDG_CACHE_HOME": "/proc/nowhere",
+        "KUBEBUILDER_ASSETS": "",
+        "PATH": f"{component_folder}{os.pathsep}{os.environ['PATH']}",
+    }
+    arguments = ("--kubernetes", "embedded", "--compute", "mock")
+    async with dev(*arguments, state=component_folder / "state", environment=environment) as running:
+        await running.says("ready: ", seconds=60)
+        assert "kubernetes: off (cannot use /proc/nowhere" in running.output

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import shutil
+import signal
 import socket
 import stat
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import aiodocker
@@ -23,12 +26,14 @@ from fixtures.docker import import_image
 from fixtures.kubernetes import Kubectl, SharedControlPlane, run_kubectl
 from fixtures.ports import free_port
 
-from landlord.dev import controlplane, docker, kubernetes_binaries, ports, postgres, restate, system
+from landlord.dev import controlplane, docker, folders, kubernetes_binaries, ports, postgres, restate, system
 from landlord.dev.controlplane import ControlPlane
 from landlord.dev.docker import DockerEngine
 from landlord.dev.postgres import PostgresServer
 from landlord.dev.processes import LauncherError, start
+from landlord.dev.service import Service
 from landlord.dev.system import Options
+from landlord.dev.watch import watching
 from landlord.kubernetes import load_configuration
 
 
@@ -241,12 +246,35 @@ async def test_a_process_of_ours_whose_port_is_taken_goes_to_another(
     given = iter([taken_port, free_port()])
     monkeypatch.setattr(system, "free_port", lambda: next(given))
     options = Options(port=1, state=tmp_path, workflow="local", compute="mock", kubernetes="off", reset=False)
-    async with AsyncExitStack() as stack:
+    async with AsyncExitStack() as stack, watching(say=lambda _: None) as watch:
         environment = {"LANDLORD_DATABASE_URL": database_url}
-        parts = system._Parts(options=options, stack=stack, environment=environment, logs=tmp_path, say=lambda _: None)
+        parts = system._Parts(
+            options=options, stack=stack, watch=watch, environment=environment, logs=tmp_path, say=lambda _: None
+        )
         controller = await parts.background("controller")
         assert not controller.address.endswith(f":{taken_port}")
         assert await controller.ready()
+
+
+async def test_somebody_elses_answer_is_not_taken_for_that_of_a_process_of_ours(
+    database_url: str, tmp_path: Path
+) -> None:
+    """It may have taken the port after the last look at it; ours has not come so far yet, and never will."""
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        writer.close()
+
+    port = free_port()
+    stranger = await asyncio.start_server(answer, "127.0.0.1", port)
+    environment = {**os.environ, "LANDLORD_DATABASE_URL": database_url, "LANDLORD_HEALTH_PORT": str(port)}
+    service = Service("controller", port=port, environment=environment, log=tmp_path / "controller.log", nice=0)
+    try:
+        with pytest.raises(LauncherError, match="address already in use"):
+            await service.start()
+    finally:
+        await service.stop()
+        stranger.close()
 
 
 async def test_a_port_that_cannot_be_had_is_not_tried_for_ever(taken_port: int) -> None:
@@ -287,11 +315,32 @@ async def test_data_move_where_postgres_cannot_reach_the_state_folder(component_
             assert server.moved == (os.geteuid() == 0)
             assert server.data.is_relative_to(postgres.moved_data(state=state) if server.moved else state)
         assert stat.S_IMODE(shut.stat().st_mode) == 0o700
-        async with postgres.running(state=state) as server:
-            assert server.moved == (os.geteuid() == 0)
+        state = state.rename(shut / "renamed")
+        async with postgres.running(state=state) as again:
+            assert again.moved == (os.geteuid() == 0)
+            assert not again.moved or again.data == server.data
+            copy = shutil.copytree(state, shut / "copy")
+            if again.moved:
+                with pytest.raises(LauncherError, match="in use by another process"):
+                    async with postgres.running(state=copy):
+                        pass
     finally:
         postgres.discard(state=state)
     assert not postgres.moved_data(state=state).exists()
+
+
+def test_the_identity_of_a_state_goes_with_its_folder(tmp_path: Path) -> None:
+    """Its path may be another state's afterwards."""
+    name = folders.identity(tmp_path / "state")
+    (tmp_path / "state").rename(tmp_path / "renamed")
+    assert folders.identity(tmp_path / "renamed") == name
+    assert folders.identity(tmp_path / "state") != name
+
+
+def test_a_state_of_an_earlier_release_keeps_the_identity_that_it_had(tmp_path: Path) -> None:
+    """Its tenants carry it: what stood for the path."""
+    (tmp_path / "logs").mkdir()
+    assert folders.identity(tmp_path) == folders.digest(tmp_path)
 
 
 FAKE_GO = """#!/bin/sh
@@ -355,6 +404,40 @@ async def test_a_build_that_fails_leaves_nothing_half_done(fake_go: Callable[[],
     assert built() == set()
     (tmp_path / "go").write_text(FAKE_GO)
     assert (await kubernetes_binaries.find_or_build(progress=lambda _: None)).etcd.exists()
+
+
+@pytest.mark.parametrize(
+    "obtain", [partial(kubernetes_binaries.find_or_build, progress=lambda _: None), restate.find_or_install]
+)
+async def test_a_cache_that_cannot_be_written_is_said(
+    obtain: Callable[[], Awaitable[object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("go", "npm"):
+        (tmp_path / name).touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+    for variable in ("KUBEBUILDER_ASSETS", restate.VARIABLE):
+        monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(LauncherError, match="cannot use /proc/nowhere"):
+        await obtain()
+
+
+async def test_what_is_watched_must_not_end_by_itself() -> None:
+    child = await start(["sleep", "60"], name="sleep")
+    said: list[str] = []
+    with pytest.raises(LauncherError, match="sleep ended with status -9"):
+        async with watching(say=said.append) as watch:
+            watch(child)
+            os.kill(child.pid, signal.SIGKILL)
+            await asyncio.sleep(10)
+    assert said == ["sleep has ended: stopping everything"]
+
+
+async def test_what_was_watched_may_be_stopped() -> None:
+    child = await start(["sleep", "60"], name="sleep")
+    async with watching(say=lambda _: None) as watch:
+        watch(child)
+    await child.stop()
 
 
 async def test_children_start_from_the_main_thread_only() -> None:
