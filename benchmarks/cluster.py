@@ -143,7 +143,7 @@ async def _control_plane(machine: Machine) -> AsyncIterator[ControlPlane]:
     binaries = await find_or_build(progress=say)
     folder = machine.folder / f"cluster-{time.monotonic_ns()}"
     async with controlplane.running(binaries=binaries, state=folder) as plane:
-        await definition.apply(context=None, kubeconfig=plane.kubeconfig)
+        await definition.install(plane.request, installation="default")
         yield plane
 
 

@@ -20,6 +20,7 @@ import yaml
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
+from landlord.compute.provider import LABEL_INSTALLATION
 from landlord.settings import PREFIX, ConfigurationError
 
 GROUP = "landlord.dev"
@@ -189,6 +190,18 @@ class TenantResources:
         except NotFound:
             return True
         return definition["metadata"].get("deletionTimestamp") is not None
+
+    async def claimed_by(self) -> str | None:
+        """The installation whose the cluster's resources are, by the definition's annotation.
+
+        Null where nobody has said so, or we may not know.
+        """
+        try:
+            definition = await self._call("GET", _DEFINITION)
+        except (NotFound, Forbidden):
+            return None
+        owner: str | None = (definition["metadata"].get("annotations") or {}).get(LABEL_INSTALLATION)
+        return owner
 
     async def record(self, namespace: str, body: Mapping[str, Any]) -> None:
         """Store an Event."""

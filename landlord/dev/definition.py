@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import aiohttp
 import yaml
 
+from landlord.compute.provider import LABEL_INSTALLATION
 from landlord.dev.processes import LauncherError
 
 TIMEOUT = 30.0
@@ -35,16 +36,23 @@ def definition() -> dict[str, Any]:
     return loaded
 
 
-async def install(request: Request) -> None:
-    """Create or replace the definition and wait until it is served. Raises :class:`LauncherError`."""
+async def install(request: Request, *, installation: str, share: bool = True) -> None:
+    """Create or replace the definition and wait until it is served.
+
+    A new one is claimed for ``installation``: two operators would run each other's tenants. One that nobody has claimed
+    stays so, and is only used if we may ``share``. Raises :class:`LauncherError`, also where another has claimed it.
+    """
     body = definition()
+    body["metadata"]["annotations"] = {LABEL_INSTALLATION: installation}
     path = f"{_DEFINITIONS}/{body['metadata']['name']}"
     try:
         async with asyncio.timeout(TIMEOUT):
             status, found = await request("POST", _DEFINITIONS, body=body)
             if status == 409:
-                existing = _checked(*await request("GET", path))
-                body["metadata"]["resourceVersion"] = existing["metadata"]["resourceVersion"]
+                existing = _checked(*await request("GET", path))["metadata"]
+                body["metadata"]["resourceVersion"] = existing["resourceVersion"]
+                annotations = body["metadata"]["annotations"] = existing.get("annotations") or {}
+                _refuse_others(annotations.get(LABEL_INSTALLATION), installation=installation, share=share)
                 status, found = await request("PUT", path, body=body)
             while not _established(_checked(status, found)):
                 await asyncio.sleep(POLL)
@@ -53,7 +61,7 @@ async def install(request: Request) -> None:
         raise _failed(type(error).__name__) from error
 
 
-async def apply(*, context: str | None, kubeconfig: Path | None) -> None:
+async def apply(*, context: str | None, kubeconfig: Path | None, installation: str, share: bool = True) -> None:
     """:func:`install` into a cluster of a kubeconfig (null: the user's). Raises :class:`LauncherError`."""
     # Late, because the client is large and a control plane of our own does without it.
     from kubernetes.aio import config
@@ -74,9 +82,16 @@ async def apply(*, context: str | None, kubeconfig: Path | None) -> None:
                 answer = await client.rest_client.request(method, url, headers=headers, body=body)
                 return answer.status, json.loads(await answer.read())
 
-            await install(request)
+            await install(request, installation=installation, share=share)
     except (config.ConfigException, OSError) as error:
         raise _failed(type(error).__name__) from error
+
+
+def _refuse_others(owner: str | None, *, installation: str, share: bool) -> None:
+    if owner is None and not share:
+        raise LauncherError("the cluster has Tenant resources of somebody already; name its context to share them")
+    if owner not in (None, installation):
+        raise LauncherError(f"the cluster's Tenant resources are of installation {owner}, and this is {installation}")
 
 
 def _checked(status: int, answer: dict[str, Any]) -> dict[str, Any]:

@@ -273,10 +273,8 @@ def _kubeconfig(options: Options, *, state: Path) -> dict[str, str]:
     """Where the API finds the cluster: it may come later, and the API mirrors only as well as it can."""
     if options.kubernetes == "off":
         return {"LANDLORD_KUBERNETES_MIRROR": "false"}
-    context = _context(options)
-    if context is not None:
-        cluster.remember(context.name, state=state)
-        return {"LANDLORD_KUBERNETES_CONTEXT": context.name}
+    if _context(options) is not None:  # is it another installation's? The operator finds out, and makes the mirrors
+        return {"LANDLORD_KUBERNETES_MIRROR": "false"}
     kubeconfig = state / "kubeconfig"
     if not kubeconfig.exists():  # the first time there is nothing to read yet: the operator makes the mirrors
         return {"LANDLORD_KUBERNETES_MIRROR": "false"}
@@ -312,16 +310,20 @@ async def _cluster_or_word(parts: _Parts) -> dict[str, str] | None:
 async def _cluster(parts: _Parts) -> dict[str, str] | None:
     """Make sure there is a cluster with our resource; what the operator's environment needs. Null for none."""
     options = parts.options
+    installation = parts.environment["LANDLORD_INSTALLATION"]
     if options.kubernetes == "off":
         return None
     context = _context(options)
     if context is not None:
-        await definition.apply(context=context.name, kubeconfig=None)
+        # Whether it is ours to use, nobody has said where it was merely found.
+        share = options.kubernetes != "auto" or context.name in cluster.used(state=options.state)
+        await definition.apply(context=context.name, kubeconfig=None, installation=installation, share=share)
+        cluster.remember(context.name, state=options.state)
         parts.say(f"kubernetes: context {context.name}")
         return {"LANDLORD_KUBERNETES_CONTEXT": context.name}
     binaries = await kubernetes_binaries.find_or_build(progress=lambda line: parts.say(f"kubernetes: {line}"))
     plane = await parts.component(controlplane.running(binaries=binaries, state=parts.options.state, nice=LOWER))
-    await definition.install(plane.request)
+    await definition.install(plane.request, installation=installation)
     parts.say(f"kubernetes: export KUBECONFIG={plane.kubeconfig}")
     if shutil.which("kubectl") is None:
         await parts.stack.enter_async_context(_beside(_kubectl(parts)))

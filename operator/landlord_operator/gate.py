@@ -14,17 +14,22 @@ _log = structlog.get_logger(__name__)
 
 
 class ClusterGate:
-    """Open while the API server answers and knows the Tenant resource. ``returned`` is called when it was away."""
+    """Open while the API server answers, knows the Tenant resource, and no other installation has claimed that.
+
+    ``returned`` is called when it was away.
+    """
 
     def __init__(
         self,
         resources: TenantResources,
         *,
+        installation: str,
         returned: Callable[[], Awaitable[None]],
         backoff: float = 0.5,
         backoff_limit: float = 5.0,
     ) -> None:
         self._resources = resources
+        self._installation = installation
         self._returned = returned
         self._backoff = backoff
         self._backoff_limit = backoff_limit
@@ -71,8 +76,11 @@ class ClusterGate:
     async def _fault(self) -> str | None:
         try:
             await self._resources.served()
+            owner = await self._resources.claimed_by()
         except KubernetesError as error:
             return str(error)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is asked again
             return f"the API server cannot be asked ({type(error).__name__})"
+        if owner not in (None, self._installation):
+            return f"the cluster's Tenant resources are of installation {owner}, and this is {self._installation}"
         return None

@@ -32,7 +32,7 @@ class Operator:
         self._database = installation.database
         self._reconciler = installation.reconciler()
         self._resources = resources
-        self._gate = ClusterGate(resources, returned=self._returned)
+        self._gate = ClusterGate(resources, installation=settings.installation, returned=self._returned)
         self._recorder = Recorder(resources)
         sides = Sides(
             repository=installation.repository,

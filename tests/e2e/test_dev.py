@@ -239,6 +239,10 @@ async def test_reset_takes_its_resources_out_of_a_users_cluster(
             for tenant in ("by-rest", "by-kubectl"):
                 await _kubectl(users, "wait", "--for=create", f"tenant/{tenant}", "--timeout=30s")
                 await _kubectl(users, "wait", "--for=condition=Ready", f"tenant/{tenant}", "--timeout=60s")
+        async with dev("--compute", "mock", state=component_folder / "other", environment=environment) as running:
+            await running.says("kubernetes: off (the cluster's Tenant resources are of installation", seconds=60)
+            await running.says("ready: ", seconds=60)
+            await running.request("POST", "/api/tenants", {"id": "elsewhere", "compute_config": {}})
         await _kubectl(users, "apply", "-f", "-", stdin=_resource("stranger", {}))
         await _kubectl(users, "delete", "tenant", "by-rest", "--wait=false")
         reset = ("--reset", "--compute", "mock")

@@ -11,10 +11,14 @@ from fixtures.kubernetes import CRD, apply_crd
 from kubernetes_door.harness import Landlord
 
 from landlord import mirror
+from landlord.dev import definition
 from landlord.dev.controlplane import ControlPlane
+from landlord.dev.processes import LauncherError
+from landlord.kubernetes import TenantResources, load_configuration
 from landlord.mirror import ApiMirror
 from landlord.tenants.commands import Create, Delete, Replace
 from landlord.tenants.model import Status
+from landlord_operator.gate import ClusterGate
 
 pytestmark = pytest.mark.timeout(170)
 
@@ -154,3 +158,43 @@ async def test_api_mirror_is_best_effort(landlord: Landlord) -> None:
     await landlord.look()
     assert await landlord.condition() == ("True", "Ready")
     assert landlord.resources.writes["tenants"] == 2, "the create and one status"
+
+
+async def test_one_cluster_is_for_one_installation(
+    own_control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two operators with different records would run and delete each other's tenants."""
+    request = own_control_plane.request
+    path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{definition.definition()['metadata']['name']}"
+    async with asyncio.timeout(30):
+        while (await request("DELETE", path))[0] != 404:
+            await asyncio.sleep(0.05)
+    for _ in range(2):
+        await definition.install(request, installation="first")
+    with pytest.raises(LauncherError, match="are of installation first, and this is second"):
+        await definition.install(request, installation="second")
+    monkeypatch.setenv("KUBECONFIG", str(own_control_plane.kubeconfig))
+
+    async def returned() -> None:
+        pytest.fail("it was never there")
+
+    async with TenantResources(await load_configuration(None)) as resources:
+        first, second = (ClusterGate(resources, installation=name, returned=returned) for name in ("first", "second"))
+        tasks = [asyncio.create_task(gate.run()) for gate in (first, second)]
+        try:
+            async with asyncio.timeout(10):
+                await first.passed()
+                while "of installation first" not in (await second.fault() or ""):
+                    await asyncio.sleep(0.05)
+            assert await first.fault() is None
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_definition_that_nobody_has_claimed_is_shared_only_on_request(own_control_plane: ControlPlane) -> None:
+    with pytest.raises(LauncherError, match="of somebody already"):
+        await definition.install(own_control_plane.request, installation="first", share=False)
+    for name in ("first", "second"):
+        await definition.install(own_control_plane.request, installation=name)
