@@ -744,31 +744,37 @@ async def test_a_tenant_that_is_being_deleted_is_neither_created_nor_replaced(
     assert (await tenant(parts, name)).status is Status.DELETING
 
 
-async def test_nobody_is_told_that_nothing_was_stored_while_it_is_being_written(
-    parts: Installation, engine: MockProvider, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A slow database: the request is in, and is answered so, however long it took."""
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "CONTENTION", 0.2)
+
+
+@asynccontextmanager
+async def writing_held_up(parts: Installation, engine: MockProvider) -> AsyncIterator[str]:
+    """A tenant whose row somebody has locked."""
     name = unique()
     engine.default = Stay()
     await submit(parts, name, Create(compute_config={"v": 1}))
-    async with await parts.database.open() as blocking, blocking.transaction():
-        await blocking.execute("select from tenants where id = %s for update", [name])
+    async with await parts.database.open() as other, other.transaction():
+        await other.execute("select from tenants where id = %s for update", [name])
+        yield name
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_nobody_is_told_that_nothing_was_stored_while_it_is_being_written(
+    parts: Installation, engine: MockProvider
+) -> None:
+    """A slow database: the request is in, and is answered so, however long it took."""
+    async with writing_held_up(parts, engine) as name:
         change = asyncio.create_task(submit(parts, name, Replace(compute_config={"v": 2})))
         await asyncio.sleep(0.6)
         assert not change.done()
     assert (await change).generation == 2
 
 
-async def test_who_waits_for_others_only_is_told_in_time(
-    parts: Installation, engine: MockProvider, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(service, "CONTENTION", 0.2)
-    name = unique()
-    engine.default = Stay()
-    await submit(parts, name, Create(compute_config={"v": 1}))
-    async with await parts.database.open() as blocking, blocking.transaction():
-        await blocking.execute("select from tenants where id = %s for update", [name])
+@pytest.mark.usefixtures("impatient")
+async def test_who_waits_for_others_only_is_told_in_time(parts: Installation, engine: MockProvider) -> None:
+    async with writing_held_up(parts, engine) as name:
         first = asyncio.create_task(submit(parts, name, Replace(compute_config={"v": 2})))
         await asyncio.sleep(0.05)
         with pytest.raises(Conflict, match="too many at once"):
