@@ -322,7 +322,6 @@ async def test_a_process_that_dies_is_started_again(
     [
         ("postgres", ("--kubernetes", "off")),
         ("etcd", ("--kubernetes", "embedded")),
-        ("kube-apiserver", ("--kubernetes", "embedded")),
         ("restate-server", ("--kubernetes", "off", "--workflow", "restate")),
     ],
 )
@@ -331,7 +330,7 @@ async def test_the_end_of_a_component_is_the_end_of_everything(
 ) -> None:
     """Landlord's own processes are started again; without these they would stay and do nothing."""
     request.getfixturevalue(
-        {"postgres": "postgres", "restate-server": "restate_server"}.get(name, "control_plane")
+        {"postgres": "postgres", "etcd": "control_plane", "restate-server": "restate_server"}[name]
     )  # so that there is one to be found
     async with dev(*arguments, "--compute", "mock", state=component_folder / "state", environment={}) as running:
         await running.says("ready: ", seconds=120)

@@ -366,8 +366,7 @@ async def policy(provider: DockerProvider, tenant: Tenant, container_id: str) ->
     return str((await tenant.container(provider, container_id))["HostConfig"]["RestartPolicy"]["Name"])
 
 
-@pytest.mark.parametrize("restart_policy", ["always", "on-failure"])
-@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize(("restart_policy", "killed"), [("always", True), ("on-failure", False)])
 async def test_what_was_stopped_for_an_update_stays_stopped_when_the_engine_restarts(
     make: Make, own_docker: DockerEngine, restart_policy: str, killed: bool
 ) -> None:

@@ -33,7 +33,7 @@ async def refused(landlord: Landlord) -> None:
     assert message == "spec.computeConfig is nested more than 64 levels deep"
 
 
-@pytest.mark.parametrize("levels", [canonical.DEEPEST + 1, 300, 1_000, 3_000, MOST])
+@pytest.mark.parametrize("levels", [canonical.DEEPEST + 1, 1_000, MOST])
 async def test_nested_too_deeply_is_refused_and_hides_no_other(landlord: Landlord, levels: int) -> None:
     deep, other = landlord.name, landlord.name + "-other"
     async with landlord.operator():
