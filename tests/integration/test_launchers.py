@@ -437,6 +437,7 @@ async def test_what_was_watched_may_be_stopped() -> None:
     child = await start(["sleep", "60"], name="sleep")
     async with watching(say=lambda _: None) as watch:
         watch(child)
+    assert child.returncode is None
     await child.stop()
 
 

@@ -785,7 +785,10 @@ async def test_who_waits_for_others_only_is_told_in_time(parts: Installation, en
 async def test_a_statement_that_postgres_refuses_does_not_end_the_reconciler(
     parts: Installation, engine: MockProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def refused(**_: float) -> None:
+    tried: list[dict[str, float]] = []
+
+    async def refused(**asked: float) -> None:
+        tried.append(asked)
         raise psycopg.errors.DatetimeFieldOverflow
 
     monkeypatch.setattr(parts.repository, "purge", refused)
@@ -794,3 +797,4 @@ async def test_a_statement_that_postgres_refuses_does_not_end_the_reconciler(
     async with reconciling(parts):
         await submit(parts, name, Create(compute_config={}))
         await in_status(parts, name, Status.READY)
+    assert len(tried) == 1

@@ -91,3 +91,4 @@ async def test_operator_outlives_an_error_that_nobody_has_thought_of(
         await landlord.until(over)
         await landlord.apply({"size": 9})
         await landlord.until_ready()
+        assert (await landlord.record()).compute_config == {"size": 9}
