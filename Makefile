@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PYTHON ?= $(shell for each in python3.11 python3.12 python3.13 python3; do $$each -c '' 2>/dev/null && echo $$each && break; done)
 BIN := .venv/bin
-WORKERS ?= 3
+WORKERS ?= 4
 TESTS ?=
 
 .PHONY: setup run test lint format bench clean lock
