@@ -17,7 +17,7 @@ from landlord.tenants import metadata
 from landlord.tenants.acceptance import Acceptance, Validation
 from landlord.tenants.commands import Bind, Create, Delete, Edit, Patch, Remove, Replace, Request, Retry
 from landlord.tenants.desired import DesiredState
-from landlord.tenants.errors import Conflict, Exists, Fault, Gone, Invalid, PreconditionFailed
+from landlord.tenants.errors import Conflict, Exists, Fault, Gone, Invalid
 from landlord.tenants.ingest import Ingest
 from landlord.tenants.lifecycle import RETRY, Event, InvalidTransition, transition
 from landlord.tenants.model import DeletionPolicy, Snapshot, Stalled, Status, Tenant
@@ -57,12 +57,7 @@ class Rest(DesiredState, frozen=True):
         tenant = self.snapshot.tenant
         if tenant is not None and tenant.living:
             return self._create_again(command, tenant=tenant)
-        self._match_absent()
         return self.new_life(command, identity=None, generation=0)
-
-    def _match_absent(self) -> None:
-        if self.request.if_match is not None:
-            raise PreconditionFailed("If-Match on a tenant that does not exist")
 
     def _create_again(self, command: Create, *, tenant: Tenant) -> Acceptance:
         """A POST of a living id is refused, unless it repeats one that was answered 500."""

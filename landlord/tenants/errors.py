@@ -52,10 +52,6 @@ class KeyReused(Refusal):
     """The idempotency key was used with another body (422)."""
 
 
-class RecordBehind(Refusal):
-    """The resource has seen a newer generation than the record."""
-
-
 class TriggerFailed(Exception):
     """The request was recorded but its workflow could not be triggered (500); the reconciler goes on with it."""
 

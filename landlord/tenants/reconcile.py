@@ -68,10 +68,6 @@ class Reconciler:
         self._gate = EngineGate(client=client, returned=self._engine_returned, backoff=policy.backoff)
         self._database_up = True
 
-    @property
-    def engine_up(self) -> bool:
-        return self._gate.open
-
     async def run(self) -> None:
         """Reconcile for ever."""
         async with asyncio.TaskGroup() as group:

@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
 from msgspec import convert
@@ -32,8 +32,6 @@ from landlord.tenants.model import (
 
 _ATTEMPTS = 5
 """Of a statement that Postgres broke off for another's sake."""
-
-Row = TypeVar("Row")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
