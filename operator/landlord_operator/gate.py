@@ -10,6 +10,9 @@ import structlog
 
 from landlord.kubernetes import KubernetesError, TenantResources
 
+BACKOFF, BACKOFF_LIMIT = 0.5, 5.0
+"""Seconds between two questions to an API server that is away: first, and at most."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -25,14 +28,10 @@ class ClusterGate:
         *,
         installation: str,
         returned: Callable[[], Awaitable[None]],
-        backoff: float = 0.5,
-        backoff_limit: float = 5.0,
     ) -> None:
         self._resources = resources
         self._installation = installation
         self._returned = returned
-        self._backoff = backoff
-        self._backoff_limit = backoff_limit
         self._open = asyncio.Event()
         self._doubted = asyncio.Event()
         self._doubted.set()
@@ -59,13 +58,13 @@ class ClusterGate:
         """Ask an API server that is in doubt until it answers; for ever."""
         while True:
             await self._doubted.wait()
-            delay = self._backoff
+            delay = BACKOFF
             while (fault := await self._fault()) is not None:
                 if fault != self._reason:
                     _log.warning("cluster unavailable", reason=fault)
                     self._reason = fault
                 await asyncio.sleep(delay * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
-                delay = min(delay * 2, self._backoff_limit)
+                delay = min(delay * 2, BACKOFF_LIMIT)
             was_away, self._reason = self._reason is not None, None
             self._doubted.clear()
             self._open.set()

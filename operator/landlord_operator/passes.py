@@ -83,12 +83,6 @@ class Passes:
         """When a status was first held back."""
         self._urgent: set[str] = set()
         self._database_up = True
-        self.moved_at = time.monotonic()
-        """When a pass last ended."""
-
-    @property
-    def depth(self) -> int:
-        return self._queue.depth
 
     def saw(self, sighting: Sighting) -> None:
         """Look at it, unless that is how the last pass left it."""
@@ -152,7 +146,6 @@ class Passes:
         PASSES.labels(result=result).inc()
         DEPTH.set(self._queue.depth)
         FAILING.set(self._queue.failing)
-        self.moved_at = time.monotonic()
         if result == "ok":
             return True
         self._seen[name] = {**seen, **self._seen.get(name, {})}

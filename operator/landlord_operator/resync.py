@@ -36,8 +36,6 @@ class Resync:
         self._gate = gate
         self._interval = interval
         self._wanted = asyncio.Event()
-        self.last = time.monotonic()
-        """When one was last completed."""
 
     def soon(self) -> None:
         """Something may have been missed."""
@@ -70,8 +68,8 @@ class Resync:
         except Exception:  # noqa: BLE001 - without a resync all that is missed would stay missed
             _log.exception("resync broke off")
             return False
-        self.last = time.monotonic()
-        _log.debug("resynced", resources=len(listed), rows_woken=woken, seconds=round(self.last - began, 3))
+        seconds = round(time.monotonic() - began, 3)
+        _log.debug("resynced", resources=len(listed), rows_woken=woken, seconds=seconds)
         return True
 
     async def _resources_seen(self) -> set[tuple[str, str]]:

@@ -69,13 +69,6 @@ def patch(resource: Resource, status: Status) -> dict[str, Any] | None:
     return {"metadata": {"resourceVersion": resource.resource_version, "uid": resource.uid}, "status": body}
 
 
-def ready(status: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Status and reason of ``Ready``; null where it has not been written."""
-    return next(
-        ((each["status"], each["reason"]) for each in status.get("conditions") or () if each["type"] == "Ready"), None
-    )
-
-
 def _complete(status: Status) -> Status:
     return {name: value for name, value in status.items() if value not in (None, [], {})}
 

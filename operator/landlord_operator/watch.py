@@ -47,8 +47,6 @@ class Watch:
         self._context = context
         self._renewed = asyncio.Event()
         self._beat = time.monotonic()
-        self.seen_at = time.monotonic()
-        """When an event last arrived."""
 
     def renew(self) -> None:
         """List and watch anew."""
@@ -68,7 +66,7 @@ class Watch:
         while True:
             await self._gate.passed()
             self._renewed.clear()
-            watcher = _Watcher(saw=self._arrived, context=self._context)
+            watcher = _Watcher(saw=self._saw, context=self._context)
             watcher.start()
             try:
                 await self._attend(watcher)
@@ -87,10 +85,6 @@ class Watch:
             except TimeoutError:
                 continue
         self._beat = time.monotonic()
-
-    def _arrived(self, sighting: Sighting) -> None:
-        self.seen_at = time.monotonic()
-        self._saw(sighting)
 
 
 class _Watcher:
