@@ -40,7 +40,11 @@ class Operator:
             resources=resources,
             recorder=self._recorder,
         )
-        self._passes = Passes(TenantSync(sides=sides, namespace=settings.kubernetes_namespace), gate=self._gate)
+        self._passes = Passes(
+            repository=installation.repository,
+            sync=TenantSync(sides=sides, namespace=settings.kubernetes_namespace),
+            gate=self._gate,
+        )
         self._resync = Resync(
             repository=installation.repository,
             resources=resources,

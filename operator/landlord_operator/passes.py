@@ -19,6 +19,7 @@ from landlord.database.engine import DatabaseUnavailable
 from landlord.kubernetes import KubernetesError, NotFound, Rejected, Unavailable
 from landlord.mirror import Resource
 from landlord.queue import KeyedQueue
+from landlord.tenants.repository import Repository
 from landlord_operator.gate import ClusterGate
 from landlord_operator.look import SETTLE, moves
 from landlord_operator.sync import Done, TenantSync
@@ -72,7 +73,8 @@ class Sighting:
 class Passes:
     """Only for the loop it was made in."""
 
-    def __init__(self, sync: TenantSync, *, gate: ClusterGate) -> None:
+    def __init__(self, *, repository: Repository, sync: TenantSync, gate: ClusterGate) -> None:
+        self._repository = repository
         self._sync = sync
         self._gate = gate
         self._queue: KeyedQueue[str] = KeyedQueue(backoff=0.1, backoff_limit=60)
@@ -155,7 +157,7 @@ class Passes:
     async def _pass(self, name: str, *, seen: Mapping[str, Sighting], urgent: bool) -> None:
         left = self._left.get(name)
         places = list(dict.fromkeys([*seen, *(left.versions if left else ())]))
-        snapshot = await self._sync.load(name)
+        snapshot = await self._repository.load(name)
         tenant = snapshot.tenant
         revision = tenant.revision if tenant else None
         known = left is not None and all(left.versions.get(place, "") == each.version for place, each in seen.items())

@@ -38,10 +38,6 @@ class TenantSync:
         self._sides = sides
         self._namespace = namespace
 
-    async def load(self, name: str) -> Snapshot:
-        """The row as it is now."""
-        return await self._sides.load(name)
-
     async def run(
         self, snapshot: Snapshot, *, namespaces: Sequence[str], shown: Mapping[str, Resource], patient: bool
     ) -> Done:

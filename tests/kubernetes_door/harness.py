@@ -92,7 +92,7 @@ class Landlord:
 
     async def look(self, *namespaces: str, sync: TenantSync | None = None) -> None:
         sync = sync or self.sync()
-        await sync.run(await sync.load(self.name), namespaces=namespaces or [self.namespace], shown={}, patient=False)
+        await sync.run(await self.snapshot(), namespaces=namespaces or [self.namespace], shown={}, patient=False)
 
     async def reconcile(self) -> None:
         """What the reconciler would do until nothing is left."""

@@ -19,7 +19,7 @@ async def glance(landlord: Landlord, shown: Resource) -> int:
     """A pass after the watch has shown that; how many requests it read the cluster with."""
     sync, before = landlord.sync(), landlord.resources.reads
     await sync.run(
-        await sync.load(landlord.name),
+        await landlord.snapshot(),
         namespaces=[landlord.namespace],
         shown={landlord.namespace: shown},
         patient=False,
