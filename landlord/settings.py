@@ -7,7 +7,6 @@ somebody at night.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -173,19 +172,18 @@ class Settings(BaseSettings):
         return env_settings, init_settings
 
 
-def load(*, environment: Mapping[str, str] | None = None) -> Settings:
+def load() -> Settings:
     """The settings of this process. Raises :class:`ConfigurationError`."""
-    environment = os.environ if environment is None else environment
-    file = environment.get(CONFIG_FILE)
+    file = os.environ.get(CONFIG_FILE)
     values = _read_file(Path(file)) if file else {}
     known = {CONFIG_FILE, *map(_variable, Settings.model_fields)}
     # In lower case too, which would else be taken where it is right and passed over where it is misspelt.
-    for name in sorted(name for name in environment if name.upper().startswith(PREFIX) and name not in known):
+    for name in sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name not in known):
         raise ConfigurationError(f"{name} (environment): no such setting; all are in upper case, see `landlord config`")
     try:
         return Settings(**values)
     except ValidationError as error:
-        raise ConfigurationError(_line(error, file=file, environment=environment)) from None
+        raise ConfigurationError(_line(error, file=file)) from None
 
 
 def _variable(name: str) -> str:
@@ -210,9 +208,9 @@ def _read_file(path: Path) -> dict[str, Any]:
     return values
 
 
-def _line(error: ValidationError, *, file: str | None, environment: Mapping[str, str]) -> str:
+def _line(error: ValidationError, *, file: str | None) -> str:
     """Of the first fault. Never shows the value itself: it may be a secret."""
     fault = error.errors(include_input=False, include_url=False)[0]
     variable = _variable(str(fault["loc"][0]))
-    source = "environment" if variable in environment else file
+    source = "environment" if variable in os.environ else file
     return f"{variable} ({source}): {fault['msg'].removeprefix('Value error, ')}"
