@@ -15,11 +15,14 @@ import structlog
 RECONNECTED = ""
 """Stands for everything that may have been missed."""
 
+AGAIN = 1.0
+"""Seconds before a connection that broke is opened anew."""
+
 _log = structlog.get_logger(__name__)
 
 
-async def listen(conninfo: str, *, channel: str, retry: float = 1.0) -> AsyncGenerator[str, None]:
-    """Payloads sent on ``channel``, for ever; :data:`RECONNECTED` after each connect. ``retry`` in seconds."""
+async def listen(conninfo: str, *, channel: str) -> AsyncGenerator[str, None]:
+    """Payloads sent on ``channel``, for ever; :data:`RECONNECTED` after each connect. Raises nothing: it reconnects."""
     away = False
     while True:
         try:
@@ -43,4 +46,4 @@ async def listen(conninfo: str, *, channel: str, retry: float = 1.0) -> AsyncGen
             if not away:
                 _log.warning("cannot listen", channel=channel, error=type(error).__name__)
             away = True
-            await asyncio.sleep(retry)
+            await asyncio.sleep(AGAIN)
