@@ -7,23 +7,25 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+AT_ONCE = 16
+WAITING = 1000
+
 _log = structlog.get_logger(__name__)
 
 
 class Background:
-    """At most ``most`` pieces of work at once and ``waiting`` behind them; what is more is dropped.
+    """:data:`AT_ONCE` pieces of work at a time and :data:`WAITING` behind them; what is more is dropped.
 
     For what somebody else guarantees anyway (the operator makes a resource that is missing).
     """
 
-    def __init__(self, *, most: int = 16, waiting: int = 1000) -> None:
-        self._turn = asyncio.Semaphore(most)
-        self._bound = most + waiting
+    def __init__(self) -> None:
+        self._turn = asyncio.Semaphore(AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def spawn(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
         """Do this soon; a failure is logged and nothing more."""
-        if len(self._tasks) >= self._bound:
+        if len(self._tasks) >= AT_ONCE + WAITING:
             _log.warning("dropped, too much is waiting", work=what)
             return
         task = asyncio.get_running_loop().create_task(self._do(what, work), name=what)
