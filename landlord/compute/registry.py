@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 
-from landlord.compute.provider import ComputeError, ComputeProvider
+from landlord.compute.provider import ComputeProvider
 from landlord.settings import PREFIX, ConfigurationError, Settings
 
 GROUP = "landlord.compute_providers"
@@ -67,18 +67,6 @@ class ComputeRegistry:
                 faults.append(error)
         if faults:
             raise faults[0]
-
-    async def ready(self) -> dict[str, str | None]:
-        """Each provider's name with None, or with the reason why calls would not be served now."""
-        reasons: dict[str, str | None] = {}
-        for name, provider in self._providers.items():
-            try:
-                await provider.ready()
-            except ComputeError as error:
-                reasons[name] = str(error)
-            else:
-                reasons[name] = None
-        return reasons
 
 
 def _load(name: str, *, installed: Mapping[str, EntryPoint]) -> Callable[..., ComputeProvider]:
