@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,9 +36,9 @@ def _loopback(host: str) -> bool:
         return False
 
 
-def contexts(environment: Mapping[str, str] = os.environ) -> tuple[list[Context], str | None]:
+def contexts() -> tuple[list[Context], str | None]:
     """The contexts of the user's kubeconfig and the name of the current one; nothing where there is none."""
-    first = environment.get("KUBECONFIG", "").split(os.pathsep)[0]
+    first = os.environ.get("KUBECONFIG", "").split(os.pathsep)[0]
     path = Path(first) if first else Path.home() / ".kube" / "config"
     try:
         config: Any = yaml.safe_load(path.read_text())

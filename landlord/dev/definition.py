@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import Mapping
 from importlib import resources
-from pathlib import Path
 from typing import Any, Protocol
 
 import aiohttp
@@ -61,15 +60,13 @@ async def install(request: Request, *, installation: str, share: bool = True) ->
         raise _failed(type(error).__name__) from error
 
 
-async def apply(*, context: str | None, kubeconfig: Path | None, installation: str, share: bool = True) -> None:
-    """:func:`install` into a cluster of a kubeconfig (null: the user's). Raises :class:`LauncherError`."""
+async def install_into(*, context: str, installation: str, share: bool) -> None:
+    """:func:`install` into the cluster of a context of the user's kubeconfig. Raises :class:`LauncherError`."""
     # Late, because the client is large and a control plane of our own does without it.
     from kubernetes.aio import config
 
     try:
-        client = await config.new_client_from_config(
-            config_file=str(kubeconfig) if kubeconfig else None, context=context, persist_config=False
-        )
+        client = await config.new_client_from_config(context=context, persist_config=False)
         async with client:
 
             async def request(

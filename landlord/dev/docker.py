@@ -42,7 +42,6 @@ class Engine:
     host: str
     """As DOCKER_HOST takes it."""
     version: str
-    api_version: str
 
 
 def usual_hosts() -> Iterator[str]:
@@ -85,7 +84,7 @@ async def ask(host: str) -> Engine | None:
             session.get(f"{base}/version") as response,
         ):
             answer = await response.json()
-            return Engine(host=host, version=answer["Version"], api_version=answer["ApiVersion"])
+            return Engine(host=host, version=answer["Version"])
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError, LookupError):
         return None
 

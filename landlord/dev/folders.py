@@ -20,8 +20,6 @@ from landlord.dev.processes import LauncherError
 SHARED = Path("/var/tmp")  # noqa: S108 - what is put there is private, and checked to be ours
 """Reachable by every user, and kept over a reboot."""
 RUNTIME = Path("/tmp")  # noqa: S108 - the same; TMPDIR may be too long for a socket
-LONGEST_SOCKET = 103
-"""Bytes of a Unix socket's path that every system takes (Linux 107, macOS 103)."""
 
 
 def digest(path: Path) -> str:

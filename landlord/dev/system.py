@@ -317,7 +317,7 @@ async def _cluster(parts: _Parts) -> dict[str, str] | None:
     if context is not None:
         # Whether it is ours to use, nobody has said where it was merely found.
         share = options.kubernetes != "auto" or context.name in cluster.used(state=options.state)
-        await definition.apply(context=context.name, kubeconfig=None, installation=installation, share=share)
+        await definition.install_into(context=context.name, installation=installation, share=share)
         cluster.remember(context.name, state=options.state)
         parts.say(f"kubernetes: context {context.name}")
         return {"LANDLORD_KUBERNETES_CONTEXT": context.name}
