@@ -43,7 +43,10 @@ class Acceptance(Struct, frozen=True, kw_only=True):
 
 
 class Acceptor(Struct, frozen=True, kw_only=True):
-    """One request against one snapshot; only methods, no state."""
+    """One request against one snapshot: the checks and the values that the commands of both doors are made of.
+
+    Changes nothing: every method gives a new row, or an :class:`Acceptance` that is yet to be committed.
+    """
 
     snapshot: Snapshot
     request: Request
@@ -51,6 +54,7 @@ class Acceptor(Struct, frozen=True, kw_only=True):
     validation: Validation
 
     def living(self) -> Tenant:
+        """The tenant, where there is one that is not deleted. Raises :class:`NotFound`, :class:`Gone`."""
         tenant = self.snapshot.tenant
         if tenant is None:
             raise NotFound(f"tenant {self.request.tenant_id} does not exist")
@@ -59,11 +63,13 @@ class Acceptor(Struct, frozen=True, kw_only=True):
         return tenant
 
     def match(self, tenant: Tenant) -> None:
+        """Raises :class:`PreconditionFailed` unless the request is meant for the tenant's version."""
         expected = self.request.if_match
         if expected is not None and tenant.version not in expected:
             raise PreconditionFailed(f"If-Match does not name the tenant's version, {tenant.version}")
 
     def check_config(self, provider: str, config: Mapping[str, Any]) -> None:
+        """Raises :class:`Invalid` with everything that is wrong."""
         faults = list(self.validation.faults(provider, config))
         if faults:
             raise Invalid("compute_config is not valid", faults=faults)
@@ -74,6 +80,10 @@ class Acceptor(Struct, frozen=True, kw_only=True):
         return tenant.workflow_execution_id is None and head is not None and head.open
 
     def run(self, tenant: Tenant, *, send: bool) -> tuple[Tenant, Execution]:
+        """The tenant with the next run of its status' action in charge, frozen if it may be sent at once (``send``).
+
+        Raises :class:`Invalid` for what the engine would refuse, also if that is not sent yet.
+        """
         action = ACTIONS[tenant.status]
         tenant, run = runs.new_run(
             tenant=tenant,
@@ -87,7 +97,10 @@ class Acceptor(Struct, frozen=True, kw_only=True):
         return tenant, run
 
     def check_request(self, run: Execution) -> None:
-        """The engine's own limits, before anything is stored. A delete is never refused for its size."""
+        """The engine's own limits, before anything is stored. A delete is never refused for its size.
+
+        Raises :class:`Invalid`.
+        """
         if run.action is not Action.DELETE:
             try:
                 self.validation.check(runs.request(run))
@@ -104,6 +117,11 @@ class Acceptor(Struct, frozen=True, kw_only=True):
         updated: tuple[Execution, ...] = (),
         accepted: bool = True,
     ) -> Acceptance:
+        """The new row with what goes with it: its executions, a line of the trail (``event``), the idempotency key.
+
+        ``started``: a run is under way for the request. ``accepted``: the client has changed something (its version
+        is raised), and not only been answered.
+        """
         before = self.snapshot.tenant
         executions = (*updated, *((added,) if added else ()))
         tenant = replace(
@@ -143,11 +161,14 @@ class Acceptor(Struct, frozen=True, kw_only=True):
         )
 
     def _next_check(self, tenant: Tenant, touched: tuple[Execution, ...]) -> datetime | None:
-        """What is open and not touched is looked at when it would have been: changes must not put that off."""
+        """When the reconciler has to look; null where nothing is open.
+
+        What is open and not touched is looked at when it would have been: changes must not put that off.
+        """
         if touched:
             return next_check(touched, now=self.snapshot.now, policy=self.policy)
-        untouched = next_check(self.snapshot.executions, now=self.snapshot.now, policy=self.policy)
-        return untouched and (tenant.next_check_at or untouched)
+        anew = next_check(self.snapshot.executions, now=self.snapshot.now, policy=self.policy)
+        return None if anew is None else tenant.next_check_at or anew
 
     def observe(self, tenant: Tenant) -> Acceptance:
         """Which resource is the row's: no change of the client's, so neither version nor audit trail."""
@@ -157,6 +178,7 @@ class Acceptor(Struct, frozen=True, kw_only=True):
 
 
 def bound_to(tenant: Tenant, identity: ResourceIdentity | None) -> Tenant:
+    """The row naming this resource as its own; as it was for null (a request that came from no resource)."""
     if identity is None:
         return tenant
     return replace(
