@@ -21,6 +21,11 @@ class DesiredState(Acceptor, frozen=True):
     """What both doors' commands come down to."""
 
     def new_life(self, command: Create, *, identity: ResourceIdentity | None, generation: int) -> Acceptance:
+        """A tenant where there was none, or none any more; counters go on from those of the lives before.
+
+        ``generation`` is the newest that the resource has seen, 0 for none. Raises
+        :class:`~landlord.tenants.errors.Invalid`.
+        """
         before = self.snapshot.tenant
         remains = self.snapshot.remains
         provider = command.compute_provider or self.validation.default_provider
@@ -67,6 +72,7 @@ class DesiredState(Acceptor, frozen=True):
                 return Event.CHANGE_SPEC
 
     def held(self, tenant: Tenant) -> bool:
+        """Whether pausing has kept something from being started, which unpausing starts."""
         if tenant.stalled is Stalled.RECORD_BEHIND:
             return False  # until somebody says what is wanted
         if tenant.status is Status.FAILED:  # corrected while it was paused
@@ -143,11 +149,13 @@ class DesiredState(Acceptor, frozen=True):
         return sent.state.degraded or sent.cancel_requested_at is not None or tenant.workflow_execution_id is None
 
     def begin_delete(self, tenant: Tenant) -> Acceptance:
+        """From any status: what is under way is cancelled, the delete goes after it."""
         following = transition(tenant.status, Event.DELETE)
         tenant = replace(tenant, status=following.to, status_message="", stalled=None, attempts=0, unanswered=False)
         return self.supersede(tenant, event=Event.DELETE, sent=self.snapshot.sent, waiting=self.snapshot.waiting)
 
     def retry_event(self, tenant: Tenant) -> Event:
+        """What trying again means: the action that has failed, or is under way; where none is, the spec once more."""
         if tenant.status is Status.FAILED:
             head = self.snapshot.head
             assert head is not None, "a failed tenant has run something"

@@ -22,6 +22,8 @@ PAUSES = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hint:
+    """That this run of the tenant is said to have ended."""
+
     tenant_id: str
     execution_id: str
 
@@ -60,6 +62,7 @@ class Announced:
         self._looks: dict[str, tuple[str, int]] = {}
 
     def add(self, hint: Hint) -> None:
+        """An end was announced; it takes the place of the tenant's last one."""
         self._looks[hint.tenant_id] = (hint.execution_id, 0)
 
     def pause(self, snapshot: Snapshot, word: ExecutionInfo | None) -> float | None:

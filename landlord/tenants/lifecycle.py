@@ -10,6 +10,8 @@ from landlord.tenants.model import Action, Status
 
 
 class Event(StrEnum):
+    """What happens to a tenant: what clients ask for, and how its runs end."""
+
     CREATE = "create"
     CREATE_PAUSED = "create paused"
     START = "start"
@@ -31,6 +33,8 @@ class Event(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Transition:
+    """Where an event leads."""
+
     to: Status
     action: Action | None = None
     """What has to run now."""

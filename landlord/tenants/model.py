@@ -22,6 +22,8 @@ TENANT_ID = re.compile(r"[a-z0-9]([-a-z0-9]{0,48}[a-z0-9])?")
 
 
 class Status(StrEnum):
+    """Where a tenant is in its life; :mod:`landlord.tenants.lifecycle` has what leads from one to another."""
+
     REQUESTED = "requested"
     PLANNING = "planning"
     PROVISIONING = "provisioning"
@@ -33,6 +35,8 @@ class Status(StrEnum):
 
 
 class Action(StrEnum):
+    """What a run does for a tenant."""
+
     PLAN = "plan"
     PROVISION = "provision"
     UPDATE = "update"
@@ -112,6 +116,7 @@ class Tenant(Struct, frozen=True, kw_only=True):
 
     @property
     def etag(self) -> str:
+        """The whole tells whether the record has changed, its first half whether a client has changed it."""
         return f'"{self.version}-{self.revision}"'
 
     @property
@@ -152,10 +157,12 @@ class Execution(Struct, frozen=True, kw_only=True):
 
     @property
     def open(self) -> bool:
+        """Waiting or running."""
         return self.ended_at is None
 
     @property
     def waiting(self) -> bool:
+        """Not sent: for an earlier run to end, for its back-off, or for the tenant to be unpaused."""
         return self.open and self.sent_at is None
 
     @property
@@ -187,14 +194,17 @@ class Snapshot(Struct, frozen=True, kw_only=True):
 
     @property
     def sent(self) -> Execution | None:
+        """The run that the engine may be carrying out: at most one."""
         return next((execution for execution in self.executions if execution.running), None)
 
     @property
     def waiting(self) -> Execution | None:
+        """The run that is not sent yet: at most one."""
         return next((execution for execution in self.executions if execution.waiting), None)
 
     @property
     def head(self) -> Execution | None:
+        """The run in charge, open, or the last that was."""
         head = self.tenant.head if self.tenant else None
         return next((execution for execution in self.executions if execution.execution_id == head), None)
 

@@ -122,6 +122,7 @@ class Repository:
         return list(_snapshots(rows).values())
 
     async def count(self, *, filter: Filter) -> int:  # noqa: A002
+        """How many tenants a list would show, all pages together."""
         [row] = await self._database.execute(sql.count(**_given(filter)), **_parameters(filter))
         return int(row.count)
 
@@ -131,6 +132,7 @@ class Repository:
         return [(seq, _execution(values)) for seq, *values in rows]
 
     async def execution(self, execution_id: str) -> Execution | None:
+        """One of any tenant's, open or ended; null where there is none of that id."""
         rows = await self._database.execute(sql.EXECUTION_BY_ID, id=execution_id)
         return _execution(rows[0]) if rows else None
 
@@ -156,6 +158,7 @@ class Repository:
         return [row.tenant_id for row in await self._database.execute(sql.OWNERS, ids=list(execution_ids))]
 
     async def in_flight(self) -> list[InFlight]:
+        """One for each status that a tenant has."""
         return [
             InFlight(status=Status(row.status), tenants=row.tenants, oldest=float(row.oldest or 0))
             for row in await self._database.execute(sql.IN_FLIGHT)
