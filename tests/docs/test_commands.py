@@ -2,9 +2,9 @@
 
 Convention: a block marked ``bash`` is run, each page's in order, in the project's root, on a ``landlord dev`` that this
 module starts (the page of Restate on one with Restate); every line of it must succeed. What is marked ``text`` or
-``yaml`` is not run. Nothing else may be there. Four things are replaced: the port 8080, the state folder ``.landlord``,
-``examples`` and ``deploy`` (with copies), and in those the image of the Docker example (with that of the tests, whose
-server listens on 8080). HTTP errors fail a ``curl``.
+``yaml`` is not run; ``sql`` and ``python`` have tests of their own. Nothing else may be there. Four things are
+replaced: the port 8080, the state folder ``.landlord``, ``examples`` and ``deploy`` (with copies), and in those the
+image of the Docker example (with that of the tests, whose server listens on 8080). HTTP errors fail a ``curl``.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ async def test_blocks_are_marked_and_all_pages_with_commands_are_run() -> None:
     for path in await asyncio.to_thread(_pages):
         text = await asyncio.to_thread(path.read_text)
         kinds = [each["kind"] for each in _FENCE.finditer(text)]
-        assert set(kinds) <= {"bash", "text", "yaml", "sql", "json"}, path
+        assert set(kinds) <= {"bash", "text", "yaml", "sql", "python"}, path
         if "bash" in kinds:
             assert str(path.relative_to(ROOT)) in (*PAGES, RESTATE_PAGE)
 
