@@ -41,11 +41,14 @@ class Transition:
 
 
 class InvalidTransition(Exception):
-    """The state machine refuses: the message says which transition and what is allowed."""
+    """The state machine refuses: the message says which transition, and what clients may ask for instead."""
 
     def __init__(self, *, status: Status | None, event: Event) -> None:
-        allowed = ", ".join(sorted(entry for (source, entry) in TABLE if source is status)) or "nothing"
-        super().__init__(f"cannot {event} a tenant that is {status or 'absent'}; allowed: {allowed}")
+        allowed = sorted({REQUESTS[entry] for source, entry in TABLE if source is status and entry in REQUESTS})
+        super().__init__(
+            f"cannot {REQUESTS.get(event, event)} a tenant that is {status or 'absent'};"
+            f" allowed: {', '.join(allowed) or 'nothing'}"
+        )
         self.status = status
         self.event = event
 
@@ -64,6 +67,16 @@ RETRY: Mapping[Action, Event] = {
     Action.UPDATE: Event.RETRY_UPDATE,
     Action.DELETE: Event.RETRY_DELETE,
 }
+
+REQUESTS: Mapping[Event, str] = {
+    Event.CREATE: "create",
+    Event.CREATE_PAUSED: "create",
+    Event.START: "unpause",
+    Event.CHANGE_SPEC: "change",
+    Event.DELETE: "delete",
+    **dict.fromkeys(RETRY.values(), "retry"),
+}
+"""What clients ask for, in their words; the other events are how runs end."""
 
 _PLAN = Transition(Status.PLANNING, Action.PLAN)
 _PROVISION = Transition(Status.PROVISIONING, Action.PROVISION)
