@@ -38,10 +38,12 @@ class Unavailable(LauncherError):
 class Child:
     """One running child process. Made by :func:`start`."""
 
-    def __init__(self, process: asyncio.subprocess.Process, *, name: str, log: Path | None) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, *, name: str, log: Path | None, before: int) -> None:
         self._process = process
         self.name = name
         self.log = log
+        self._before = before
+        """Bytes of the log that are an earlier process's."""
         self._swept = False
 
     @property
@@ -85,10 +87,10 @@ class Child:
         return LauncherError(f"{self.name} ended with status {self.returncode}: {self.tail()}")
 
     def tail(self) -> str:
-        """The end of its log, for messages."""
+        """The end of what it has logged, for messages."""
         if self.log is None or not self.log.exists():
             return ""
-        return self.log.read_text(errors="replace")[-_TAIL:].strip()
+        return self.log.read_bytes()[self._before :].decode(errors="replace")[-_TAIL:].strip()
 
 
 async def start(
@@ -118,6 +120,7 @@ async def start(
     if contained:
         wrapper.append("--contained")
     output = None if log is None else os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+    before = 0 if output is None else os.fstat(output).st_size
     try:
         process = await asyncio.create_subprocess_exec(
             *wrapper,
@@ -133,7 +136,7 @@ async def start(
     finally:
         if output is not None:
             os.close(output)
-    return Child(process, name=name, log=log)
+    return Child(process, name=name, log=log, before=before)
 
 
 async def run(

@@ -37,6 +37,15 @@ from landlord.dev.watch import watching
 from landlord.kubernetes import load_configuration
 
 
+async def test_what_a_program_has_said_is_not_what_an_earlier_one_has(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    for word in ("first", "second"):
+        child = await start(["/bin/sh", "-c", f"echo {word}; exit 3"], name="program", log=log)
+        await child.wait()
+        assert str(child.end()) == f"program ended with status 3: {word}"
+    assert log.read_text() == "first\nsecond\n"
+
+
 def test_a_fresh_database(empty_database_url: str) -> None:
     with psycopg.connect(empty_database_url) as connection:
         assert connection.execute("select current_database()").fetchone()[0].startswith("test_")
