@@ -17,7 +17,15 @@ from landlord.settings import ConfigurationError
 
 
 @click.command
-@click.option("--port", default=8080, show_default=True, type=click.IntRange(1, 65535), help="Port of the REST API.")
+@click.option(
+    "--port",
+    default=8080,
+    show_default=True,
+    envvar="LANDLORD_API_PORT",
+    show_envvar=True,
+    type=click.IntRange(1, 65535),
+    help="Port of the REST API.",
+)
 @click.option(
     "--state-dir",
     default=Path(".landlord"),
@@ -25,7 +33,15 @@ from landlord.settings import ConfigurationError
     type=click.Path(file_okay=False, path_type=Path),
     help="Where everything is kept between runs.",
 )
-@click.option("--workflow", default="local", show_default=True, help="Workflow provider.")
+@click.option(
+    "--workflow",
+    default="local",
+    show_default=True,
+    envvar="LANDLORD_WORKFLOW_PROVIDER",
+    show_envvar=True,
+    metavar="local|restate|NAME",
+    help="Workflow engine, or another provider that is installed.",
+)
 @click.option(
     "--compute",
     default="auto",

@@ -19,7 +19,7 @@ from landlord.dev.ports import free_port, on_free_port, probe
 from landlord.dev.processes import Child, LauncherError, Unavailable
 from landlord.dev.service import Service
 from landlord.dev.watch import Watch, watching
-from landlord.settings import Settings
+from landlord.settings import Settings, load
 from landlord.tenants.migrations import MIGRATIONS
 from landlord.workflow import registry
 
@@ -136,7 +136,11 @@ async def _together(first: Coroutine[None, None, A], second: Coroutine[None, Non
 
 @asynccontextmanager
 async def running(options: Options, *, say: Say) -> AsyncIterator[System]:
-    """The system, with REST serving. ``say`` gets the lines a person should see. Raises :class:`LauncherError`."""
+    """The system, with REST serving. ``say`` gets the lines a person should see.
+
+    Raises :class:`LauncherError`, :class:`~landlord.settings.ConfigurationError`.
+    """
+    settings = load()  # before anything is started: the children read the same variables
     state = folders.existing(options.state)
     async with AsyncExitStack() as stack, watching(say=say) as watch:
         stack.enter_context(folders.held(state / "dev.lock", what=f"the state folder {state}"))
@@ -147,7 +151,7 @@ async def running(options: Options, *, say: Say) -> AsyncIterator[System]:
             "LANDLORD_API_PORT": str(options.port),
             "LANDLORD_LOG_FORMAT": os.environ.get("LANDLORD_LOG_FORMAT", "console"),
         }
-        environment |= await _compute(options, say=say)
+        environment |= await _compute(options, settings=settings, say=say)
         if options.reset:
             await _reset(options, environment=environment, say=say)
         environment |= _kubeconfig(options, state=state)
@@ -156,7 +160,8 @@ async def running(options: Options, *, say: Say) -> AsyncIterator[System]:
         async with _beside(_cluster_or_word(parts)) as door:
             environment["LANDLORD_DATABASE_URL"], engine = await _together(_database(parts), _engine(parts))
             environment |= engine
-            await _migrate(_settings(environment))
+            url = SecretStr(environment["LANDLORD_DATABASE_URL"])
+            await _migrate(settings.model_copy(update={"database_url": url, "workflow_provider": options.workflow}))
             # Not without a worker: an engine that calls its workers takes no run before one has registered.
             api, _ = await _together(
                 parts.started(parts.service("api", port=options.port, nice=0)), parts.background("worker")
@@ -199,27 +204,32 @@ async def _reset(options: Options, *, environment: Mapping[str, str], say: Say) 
     )
 
 
-def _settings(environment: Mapping[str, str]) -> Settings:
-    """Ours, for what is done in this process; the children read the same variables."""
-    return Settings(
-        database_url=SecretStr(environment["LANDLORD_DATABASE_URL"]),
-        installation=environment["LANDLORD_INSTALLATION"],
-        workflow_provider=environment["LANDLORD_WORKFLOW_PROVIDER"],
-    )
-
-
-async def _compute(options: Options, *, say: Say) -> dict[str, str]:
+async def _compute(options: Options, *, settings: Settings, say: Say) -> dict[str, str]:
     """The default provider, and the Docker engine where it was found."""
-    engine = await docker.find(host=os.environ.get("LANDLORD_DOCKER_HOST"))
+    engine = await docker.find(host=settings.docker_host)
     environment = {"LANDLORD_DOCKER_HOST": engine.host} if engine else {}
     chosen = options.compute
     if chosen == "auto":
-        chosen = "docker" if engine else "mock"
-        why = f"an engine answers, version {engine.version}" if engine else "no Docker engine answers"
+        chosen, why = _default_provider(settings, engine=engine)
         say(f"compute: {chosen} by default ({why})")
+    elif chosen not in settings.compute_providers:
+        there = ", ".join(settings.compute_providers)
+        raise Unavailable(f"--compute {chosen}: LANDLORD_COMPUTE_PROVIDERS has {there}")
     elif chosen == "docker" and engine is None:
         raise Unavailable("no Docker engine answers: start one, set LANDLORD_DOCKER_HOST, or use --compute mock")
     return {**environment, "LANDLORD_COMPUTE_DEFAULT_PROVIDER": chosen}
+
+
+def _default_provider(settings: Settings, *, engine: docker.Engine | None) -> tuple[str, str]:
+    """What somebody has chosen, else docker where it can run, else another; and why."""
+    if settings.compute_default_provider is not None:
+        return settings.compute_default_provider, "LANDLORD_COMPUTE_DEFAULT_PROVIDER"
+    if "docker" not in settings.compute_providers:
+        return settings.default_compute_provider, "LANDLORD_COMPUTE_PROVIDERS"
+    if engine is not None:
+        return "docker", f"an engine answers, version {engine.version}"
+    others = [name for name in settings.compute_providers if name != "docker"]
+    return next(iter(others), "docker"), "no Docker engine answers"
 
 
 async def _database(parts: _Parts) -> str:

@@ -367,16 +367,36 @@ async def test_a_port_that_is_taken_is_not_taken_for_ours(postgres: str, compone
         (("--kubernetes", "nowhere"), "no context 'nowhere'"),
         (("--compute", "docker"), "no Docker engine answers"),
         (("--workflow", "unheard-of"), "LANDLORD_WORKFLOW_PROVIDER"),
+        (("LANDLORD_RETRY_BACKOFF=-1",), "Error: LANDLORD_RETRY_BACKOFF (environment): Input should be greater than 0"),
+        (("LANDLORD_COMPUTE_PROVIDERS=mock", "--compute", "docker"), "LANDLORD_COMPUTE_PROVIDERS has mock"),
     ],
 )
 async def test_what_cannot_be_had_is_said_in_a_line(
     postgres: str, arguments: tuple[str, ...], message: str, component_folder: Path
 ) -> None:
-    environment = {"LANDLORD_DOCKER_HOST": "unix:///nonexistent", "KUBECONFIG": "/nonexistent"}
-    async with dev(*arguments, state=component_folder / "state", environment=environment) as running:
+    settings = dict(each.split("=") for each in arguments if each.startswith("LANDLORD_"))
+    options = (each for each in arguments if not each.startswith("LANDLORD_"))
+    environment = {"LANDLORD_DOCKER_HOST": "unix:///nonexistent", "KUBECONFIG": "/nonexistent", **settings}
+    async with dev(*options, state=component_folder / "state", environment=environment) as running:
         assert await asyncio.wait_for(running.process.wait(), 60) != 0
         assert message in running.output
         assert "Traceback" not in running.output
+
+
+async def test_settings_choose_engine_and_compute(postgres: str, docker_host: str, component_folder: Path) -> None:
+    """Where no option says otherwise: an installation with settings of its own is tried out as it is."""
+    environment = {
+        "LANDLORD_DOCKER_HOST": docker_host,
+        "LANDLORD_COMPUTE_PROVIDERS": "mock",
+        "LANDLORD_WORKFLOW_PROVIDER": "unheard-of",
+    }
+    state = component_folder / "state"
+    async with dev("--kubernetes", "off", state=state, environment=environment) as running:
+        assert await asyncio.wait_for(running.process.wait(), 60) == 1
+        assert "compute: mock by default (LANDLORD_COMPUTE_PROVIDERS)" in running.output
+        assert "unknown workflow provider 'unheard-of'" in running.output
+    async with dev("--kubernetes", "off", "--workflow", "local", state=state, environment=environment) as running:
+        await running.says("ready: ", seconds=60)
 
 
 async def test_a_cache_that_cannot_be_had_is_said_in_a_line(postgres: str, component_folder: Path) -> None:
