@@ -51,7 +51,7 @@ def _workflow(head: Execution) -> dict[str, Any]:
         "state": head.state,
         "generation": head.generation,
         "attempt": head.attempt,
-        "retry_count": head.attempt - 1 + max(head.engine_attempt - 1, 0),
+        "retry_count": head.retries,
         "last_error": _failure(head),
         "started_at": head.sent_at,
     }

@@ -171,6 +171,11 @@ class Execution(Struct, frozen=True, kw_only=True):
         return self.open and self.sent_at is not None
 
     @property
+    def retries(self) -> int:
+        """Tries before this one: Landlord's of the action for its generation, and the engine's own of this run."""
+        return self.attempt - 1 + max(self.engine_attempt - 1, 0)
+
+    @property
     def failure(self) -> WorkflowFailure | None:
         return WorkflowFailure.from_json(self.error) if self.error else None
 

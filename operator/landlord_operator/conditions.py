@@ -22,6 +22,17 @@ TRIGGER_FAILED = "TriggerFailed"
 PAUSED = "Paused"
 UPDATE_PENDING = "UpdatePending"
 
+_SAID = {
+    Status.REQUESTED: "nothing has been started yet",
+    Status.PLANNING: "the spec is being checked",
+    Status.PROVISIONING: "the tenant is being made",
+    Status.READY: "a newer spec is about to be carried out",
+    Status.UPDATING: "the tenant is being brought to its new spec",
+    Status.DELETING: "the tenant is being deleted",
+    Status.DELETED: "the tenant is deleted",
+    Status.FAILED: "the tenant failed; change or retry it",
+}
+"""What a status that is not what is wanted means, where the record says no more."""
 _IN_FLIGHT = {Status.PLANNING, Status.PROVISIONING, Status.UPDATING, Status.DELETING}
 
 
@@ -120,7 +131,7 @@ def _ready(tenant: Tenant, head: Execution | None) -> Condition:
     if tenant.workflow_execution_id is None and head is not None and head.open and tenant.status in _IN_FLIGHT:
         message = tenant.status_message or "the workflow could not be started yet"
         return Condition(type=READY, holds=False, reason=TRIGGER_FAILED, message=message)
-    message = tenant.status_message or f"the tenant is {tenant.status.value}"
+    message = tenant.status_message or _SAID[tenant.status]
     return Condition(type=READY, holds=False, reason=tenant.status.value.capitalize(), message=message)
 
 
@@ -136,10 +147,8 @@ def _reconciling(tenant: Tenant) -> Condition:
     if idle or not moving:
         reason = PAUSED if idle and moving else "Idle"
         return Condition(type=RECONCILING, holds=False, reason=reason, message="nothing is under way")
-    action = tenant.status.value.capitalize()
-    return Condition(
-        type=RECONCILING, holds=True, reason=action, message=f"generation {tenant.generation} is under way"
-    )
+    reason = UPDATE_PENDING if tenant.status is Status.READY else tenant.status.value.capitalize()
+    return Condition(type=RECONCILING, holds=True, reason=reason, message=_SAID[tenant.status])
 
 
 def _stalled(tenant: Tenant) -> Condition:
@@ -147,6 +156,6 @@ def _stalled(tenant: Tenant) -> Condition:
         message = tenant.status_message or "no progress is made without somebody's help"
         return Condition(type=STALLED, holds=True, reason=tenant.stalled.value, message=message)
     if tenant.status is Status.FAILED:
-        message = tenant.status_message or "the tenant failed; change or retry it"
+        message = tenant.status_message or _SAID[tenant.status]
         return Condition(type=STALLED, holds=True, reason="Failed", message=message)
     return Condition(type=STALLED, holds=False, reason="Progressing", message="nothing stands in the way")

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from landlord.mirror import Resource, same_spec
-from landlord.tenants.model import Snapshot
+from landlord.tenants.model import Execution, Snapshot, Tenant
 from landlord_operator import conditions
 from landlord_operator.conditions import Refusal
 
@@ -78,17 +78,23 @@ def _workflow(snapshot: Snapshot) -> dict[str, Any] | None:
     assert tenant is not None
     if head is None or head.incarnation != tenant.incarnation:
         return None
-    failure = head.failure
     backs_off = head.waiting and head.not_before is not None
     values: dict[str, Any] = {
         "executionId": tenant.workflow_execution_id,
         "action": head.action.value,
         "state": head.state.value,
-        "retries": tenant.attempts + max(0, head.engine_attempt - 1),
-        "lastError": failure.message[: conditions.MESSAGE_LIMIT] if failure else None,
+        "retries": head.retries,
+        "lastError": _last_error(tenant, head)[: conditions.MESSAGE_LIMIT] or None,
         "nextCheckAt": conditions.timestamp(head.not_before) if backs_off and head.not_before else None,
     }
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _last_error(tenant: Tenant, head: Execution) -> str:
+    """Why the last try did not succeed: of a run that is to try again, the record knows."""
+    if head.failure is not None:
+        return head.failure.message
+    return tenant.status_message if head.open and head.retries else ""
 
 
 def _endpoints(observed: Mapping[str, Any] | None) -> list[dict[str, Any]]:

@@ -16,7 +16,8 @@ from msgspec.structs import replace
 from landlord import canonical, mirror
 from landlord.kubernetes import WRITER
 from landlord.mirror import FINALIZER, INCARNATION, LATE, STAMP, Owner, Resource, Stamp
-from landlord.tenants.model import DeletionPolicy, Snapshot, Stalled, Status, Tenant
+from landlord.tenants.model import Action, DeletionPolicy, Door, Execution, Snapshot, Stalled, Status, Tenant
+from landlord.workflow.provider import ExecutionState
 from landlord_operator import conditions, events, status
 from landlord_operator.conditions import Refusal
 from landlord_operator.passes import Sighting
@@ -235,6 +236,55 @@ def ready(written: dict[str, Any]) -> tuple[str, str]:
 )
 def test_ready(changes: dict[str, Any], expected: tuple[str, str]) -> None:
     assert ready(status.of_record(snapshot(**changes), resource(), refusal=None)) == expected
+
+
+def run(**changes: Any) -> Execution:
+    given = {"execution_id": "tenant-acme-provision", "tenant_id": "acme", "incarnation": LIFE, "generation": 3, "n": 1}
+    engine = {"provider": "local", "source": Door.API, "created_at": NOW}
+    return Execution(**{**given, **engine, "action": Action.PROVISION, "sent_at": NOW, **changes})
+
+
+BROKEN = {"state": ExecutionState.FAILED, "ended_at": NOW, "error": {"code": "Full", "message": "no room"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "head", "retries", "error"),
+    [
+        ({"status": Status.PROVISIONING}, run(), 0, None),
+        # Each failure has left its word in the record; the run that waits to try again has none of its own.
+        (
+            {"status": Status.PROVISIONING, "attempts": 2, "status_message": "provision: no room"},
+            run(attempt=3, sent_at=None, not_before=LATER),
+            2,
+            "provision: no room",
+        ),
+        ({"status": Status.PROVISIONING}, run(state=ExecutionState.RETRYING, engine_attempt=4), 3, None),
+        ({"status": Status.READY}, run(attempt=2, state=ExecutionState.SUCCEEDED, ended_at=NOW), 1, None),
+        ({"status": Status.FAILED, "attempts": 5}, run(attempt=5, **BROKEN), 4, "no room"),
+    ],
+)
+def test_retries_are_what_came_after_the_first_try(
+    changes: dict[str, Any], head: Execution, retries: int, error: str | None
+) -> None:
+    row = snapshot(head=head.execution_id, **changes)
+    workflow = status.of_record(replace(row, executions=(head,)), resource(), refusal=None)["workflow"]
+    assert (workflow["retries"], workflow.get("lastError")) == (retries, error)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, ("False", "Idle", "nothing is under way")),
+        ({"observed_generation": 2}, ("True", "UpdatePending", "a newer spec is about to be carried out")),
+        ({"status": Status.PROVISIONING}, ("True", "Provisioning", "the tenant is being made")),
+        ({"status": Status.DELETING}, ("True", "Deleting", "the tenant is being deleted")),
+        ({"status": Status.REQUESTED, "paused": True}, ("False", "Paused", "nothing is under way")),
+    ],
+)
+def test_reconciling(changes: dict[str, Any], expected: tuple[str, str, str]) -> None:
+    written = status.of_record(snapshot(**changes), resource(), refusal=None)
+    found = next(each for each in written["conditions"] if each["type"] == "Reconciling")
+    assert (found["status"], found["reason"], found["message"]) == expected
 
 
 def test_observed_generation_rises_only_with_the_record_or_a_refusal() -> None:
