@@ -33,6 +33,11 @@ _SAID = {
     Status.FAILED: "the tenant failed; change or retry it",
 }
 """What a status that is not what is wanted means, where the record says no more."""
+_BROKEN_OFF = {
+    Stalled.DEADLINE_EXCEEDED: "a run did not end in time and is started anew: workers may be away, or hang",
+    Stalled.ENGINE_PAUSED: "the workflow engine has paused a run, which is started anew: look into the engine",
+}
+"""Of what is no failure: the record may still hold the word of one before."""
 _IN_FLIGHT = {Status.PLANNING, Status.PROVISIONING, Status.UPDATING, Status.DELETING}
 
 
@@ -153,7 +158,7 @@ def _reconciling(tenant: Tenant) -> Condition:
 
 def _stalled(tenant: Tenant) -> Condition:
     if tenant.stalled is not None:
-        message = tenant.status_message or "no progress is made without somebody's help"
+        message = _BROKEN_OFF.get(tenant.stalled) or tenant.status_message or "no progress is made by itself"
         return Condition(type=STALLED, holds=True, reason=tenant.stalled.value, message=message)
     if tenant.status is Status.FAILED:
         message = tenant.status_message or _SAID[tenant.status]

@@ -287,6 +287,21 @@ def test_reconciling(changes: dict[str, Any], expected: tuple[str, str, str]) ->
     assert (found["status"], found["reason"], found["message"]) == expected
 
 
+@pytest.mark.parametrize(
+    ("stalled", "message"),
+    [
+        (Stalled.DEADLINE_EXCEEDED, "a run did not end in time and is started anew: workers may be away, or hang"),
+        (Stalled.ENGINE_PAUSED, "the workflow engine has paused a run, which is started anew: look into the engine"),
+        (Stalled.DELETE_FAILING, "an earlier failure"),
+    ],
+)
+def test_stalled_says_why_and_not_what_failed_before(stalled: Stalled, message: str) -> None:
+    row = snapshot(status=Status.UPDATING, stalled=stalled, status_message="an earlier failure")
+    written = status.of_record(row, resource(), refusal=None)
+    found = next(each for each in written["conditions"] if each["type"] == "Stalled")
+    assert (found["status"], found["reason"], found["message"]) == ("True", stalled.value, message)
+
+
 def test_observed_generation_rises_only_with_the_record_or_a_refusal() -> None:
     edited = resource(generation=5, spec={"computeConfig": {"size": 9}}, status={"observedGeneration": 4})
     written = status.of_record(snapshot(), edited, refusal=None)
