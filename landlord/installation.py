@@ -122,7 +122,7 @@ class _Faults:
         try:
             provider = self.compute.get(name)
         except UnknownComputeProvider as error:
-            return [Fault(pointer="/compute_provider", message=str(error))]
+            return [Fault(pointer="/compute_provider", message=f"must be one of {', '.join(error.allowed)}")]
         found = [Fault(pointer=f"/compute_config{path}", message=why) for path, why in canonical.faults(config)]
         if found:
             return found

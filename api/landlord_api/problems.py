@@ -111,7 +111,7 @@ def _http(error: web.HTTPException) -> Problem:
     """aiohttp's own: routes, methods, sizes. Their texts are not shown, they may quote the request."""
     match error:
         case web.HTTPNotFound():
-            return Problem(404, "there is nothing at this path")
+            return Problem(404, "there is nothing at this path; /api/docs shows what there is")
         case web.HTTPMethodNotAllowed():
             allowed = ", ".join(sorted(error.allowed_methods))
             return Problem(405, f"allowed here: {allowed}", headers={"Allow": allowed})

@@ -173,7 +173,8 @@ class Rest(DesiredState, frozen=True):
         self.match(tenant)
         failed_trigger = self.repeats(tenant)
         if tenant.status is not Status.FAILED and tenant.stalled is None and not failed_trigger:
-            raise Conflict(f"tenant {tenant.id} is {tenant.status} and makes progress; only what failed is retried")
+            retried = "only what failed, is stalled or could not be started is retried"
+            raise Conflict(f"tenant {tenant.id} is {tenant.status}; {retried}")
         if tenant.status is Status.FAILED and tenant.paused:
             raise Conflict(f"tenant {tenant.id} is paused: nothing is retried until it is unpaused")
         if tenant.status is Status.DELETING and command.compute_config is not None:

@@ -72,7 +72,7 @@ class Acceptor(Struct, frozen=True, kw_only=True):
         """Raises :class:`Invalid` with everything that is wrong."""
         faults = list(self.validation.faults(provider, config))
         if faults:
-            raise Invalid("compute_config is not valid", faults=faults)
+            raise Invalid("the spec is not valid", faults=faults)
 
     def repeats(self, tenant: Tenant) -> bool:
         """The head's trigger failed and its run is not known to have ended."""

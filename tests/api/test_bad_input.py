@@ -290,6 +290,19 @@ async def test_entity_tags(rest: Rest, tag: str) -> None:
     assert (reply.status, reply.pointers) == (400, {"If-None-Match"})
 
 
+async def test_what_was_wrong_where_and_what_is_allowed(rest: Rest) -> None:
+    """Not that the configuration is wrong where it is the provider, nor that what is ready makes progress."""
+    reply = await rest.post("/api/tenants", body(compute_provider="dokcer"))
+    assert reply["detail"] == "the spec is not valid"
+    assert reply["errors"] == [{"pointer": "/compute_provider", "detail": "must be one of mock, docker"}]
+    reply = await rest.get("/api/tenants?labels=a=b")
+    assert reply["errors"] == [{"parameter": "labels", "detail": "is not a known parameter"}]
+    reply = await rest.get("/")
+    assert reply["detail"] == "there is nothing at this path; /api/docs shows what there is"
+    reply = await rest.post(f"/api/tenants/{await rest.ready()}/retry")
+    assert reply["detail"].endswith(" is ready; only what failed, is stalled or could not be started is retried")
+
+
 async def test_nothing_of_a_secret_is_shown(rest: Rest) -> None:
     wrong = {"image": "app", "env": {"PASSWORD": ["hunter2"]}, "memory_mb": "hunter2"}
     reply = await rest.post("/api/tenants", body(compute_provider="docker", compute_config=wrong))

@@ -158,7 +158,13 @@ class _Label(Text):
         return key, wanted
 
 
-class PageQuery(Strict):
+class Query(Strict):
+    """The parameters behind the path."""
+
+    error_messages: ClassVar[dict[str, str]] = {"unknown": "is not a known parameter"}  # type: ignore[misc]
+
+
+class PageQuery(Query):
     """Which page of a list."""
 
     limit = _Whole(
@@ -180,5 +186,5 @@ class TenantsQuery(PageQuery):
     count = _YesNo(load_default=False, metadata={"description": "Whether to count all that match, as `total`."})
 
 
-class ComputeConfigQuery(Strict):
+class ComputeConfigQuery(Query):
     provider = Text(metadata={"description": "A configured compute provider; the default one if left out."})
