@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import orjson
 import psycopg
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.errors import ReadOnlySqlTransaction
 from psycopg.pq import TransactionStatus
 from psycopg.types.json import set_json_loads
@@ -33,13 +34,25 @@ CLOSE_TIMEOUT = 5
 """Seconds that statements under way have when the pool is closed."""
 _SESSION = {
     "statement_timeout": f"{STATEMENT_TIMEOUT}s",
+    # What statements and psycopg rest on, whatever the server's, the database's and the role's defaults are.
     "timezone": "UTC",
+    "datestyle": "ISO",
+    "default_transaction_isolation": r"read\ committed",
     # Our statements look rows up by key. A plan is made once and kept: one made while the tables were nearly empty
     # would read them as a whole, a hundred times slower some minutes later.
     "enable_seqscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "jit": "off",
+}
+_CONNECTION: dict[str, str | int] = {
+    "client_encoding": "UTF8",
+    "connect_timeout": CONNECT_TIMEOUT,
+    "target_session_attrs": "read-write",  # no standby: of several hosts the one that takes writes
+    "application_name": "landlord",
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 2,
 }
 _SCHEMES = ("postgresql://", "postgres://")
 
@@ -55,6 +68,7 @@ class Database:
 
     def __init__(self, url: SecretStr, *, pool_size: int) -> None:
         self.conninfo = _conninfo(url.get_secret_value())
+        """How every connection is made, a LISTEN's too. It has the password."""
         self._idle: list[Connection] = []
         self._semaphore = asyncio.Semaphore(pool_size)
         self._busy = 0
@@ -75,18 +89,7 @@ class Database:
 
     async def open(self) -> Connection:
         """A connection that is the caller's own, in autocommit. Raises ``psycopg.Error``."""
-        connection = await psycopg.AsyncConnection.connect(
-            self.conninfo,
-            autocommit=True,
-            prepare_threshold=1,
-            connect_timeout=CONNECT_TIMEOUT,
-            target_session_attrs="read-write",  # no standby: of several hosts the one that takes writes
-            options=" ".join(f"-c {name}={value}" for name, value in _SESSION.items()),
-            application_name="landlord",
-            keepalives_idle=10,
-            keepalives_interval=5,
-            keepalives_count=2,
-        )
+        connection = await psycopg.AsyncConnection.connect(self.conninfo, autocommit=True, prepare_threshold=1)
         set_json_loads(orjson.loads, connection)
         return connection
 
@@ -140,10 +143,12 @@ class Database:
 
 
 def _conninfo(url: str) -> str:
-    """Its text is nobody's to see: it has the password."""
+    """Of the URL, with what we ask of a session behind its own ``options`` (a ``search_path``, say)."""
     try:
         if url.startswith(_SCHEMES):
-            return make_conninfo(url)
+            own = conninfo_to_dict(url).get("options", os.environ.get("PGOPTIONS", ""))
+            options = " ".join([str(own), *(f"-c {name}={value}" for name, value in _SESSION.items())])
+            return make_conninfo(url, options=options, **_CONNECTION)
     except psycopg.ProgrammingError:
         pass
     raise ValueError("not a database URL (postgresql://user:password@host:port/name)")

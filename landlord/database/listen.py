@@ -27,13 +27,7 @@ async def listen(conninfo: str, *, channel: str) -> AsyncGenerator[str, None]:
     while True:
         try:
             async with await psycopg.AsyncConnection.connect(
-                conninfo,
-                autocommit=True,
-                connect_timeout=5,
-                application_name="landlord listen",
-                keepalives_idle=10,
-                keepalives_interval=5,
-                keepalives_count=2,
+                conninfo, autocommit=True, application_name="landlord listen"
             ) as connection:
                 await connection.execute(psycopg.sql.SQL("listen {}").format(psycopg.sql.Identifier(channel)))
                 if away:

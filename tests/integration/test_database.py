@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import psycopg
 import pytest
 from pydantic import SecretStr
 
 from landlord.database.engine import Database, DatabaseUnavailable
+from landlord.database.listen import RECONNECTED, listen
 from landlord.database.statement import Statement
+from landlord.dev import postgres as launcher
+from landlord.dev.postgres import PostgresServer
 
 BACKEND = Statement("select pg_backend_pid() as pid, pg_sleep(:seconds)")
 TERMINATE = Statement("select pg_terminate_backend(:pid)")
@@ -48,8 +55,10 @@ async def test_after_one_broke_nobody_gets_the_others_that_broke_with_it(
     assert not lost & set(await backends(database, calls=SIZE))
 
 
-async def test_a_caller_that_goes_away_ends_its_statement_and_leaves_its_connection(database: Database) -> None:
-    async with Database(SecretStr(database.conninfo), pool_size=1) as other:
+async def test_a_caller_that_goes_away_ends_its_statement_and_leaves_its_connection(
+    database: Database, test_database_url: str
+) -> None:
+    async with Database(SecretStr(test_database_url), pool_size=1) as other:
         [row] = await other.execute(BACKEND, seconds=0)
         call = asyncio.create_task(other.execute(BACKEND, seconds=60))
         async with asyncio.timeout(10):
@@ -106,3 +115,26 @@ async def test_a_database_that_takes_no_writes_is_unavailable_until_it_does(test
             await database.execute(BACKEND, seconds=0)
         await administrator.execute(f'alter database "{name}" reset default_transaction_read_only')
         assert await database.execute(count) == []
+
+
+async def test_of_several_hosts_the_one_that_takes_writes_is_listened_to(
+    own_postgres: PostgresServer, component_folder: Path
+) -> None:
+    """LISTEN, too, is refused by a standby."""
+    await own_postgres.stop()
+    copy = component_folder / "standby"
+    copy.mkdir(mode=0o711)
+    await asyncio.to_thread(subprocess.run, ["cp", "-a", own_postgres.data, copy / "postgres"], check=True)
+    (copy / "postgres" / "standby.signal").touch()
+    await own_postgres.start()
+    async with launcher.running(state=copy) as standby:
+        hosts = ",".join(parse_qs(urlsplit(server.url()).query)["host"][0] for server in (standby, own_postgres))
+        url = f"postgresql://landlord@/postgres?{urlencode({'host': hosts})}"
+        async with (
+            Database(SecretStr(url), pool_size=1) as database,
+            asyncio.timeout(10),
+            aclosing(listen(database.conninfo, channel="news")) as heard,
+        ):
+            assert await anext(heard) == RECONNECTED
+            await database.execute(Statement("select pg_notify('news', 'good')"))
+            assert await anext(heard) == "good"
