@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -112,7 +113,7 @@ class Database:
         self._quiet.clear()
         try:
             async with asyncio.timeout(TIMEOUT), self._semaphore:
-                connection = self._idle.pop() if self._idle else await self.open()
+                connection = await self._kept() or await self.open()
                 try:
                     yield connection
                 except ReadOnlySqlTransaction:
@@ -128,6 +129,17 @@ class Database:
             self._busy -= 1
             if not self._busy:
                 self._quiet.set()
+
+    async def _kept(self) -> Connection | None:
+        """One that its server has left alone. Else there would be something to read on it, its end above all."""
+        while self._idle:
+            connection = self._idle.pop()
+            unasked = select.poll()
+            unasked.register(connection.fileno(), select.POLLIN)
+            if not unasked.poll(0):
+                return connection
+            await connection.close()
+        return None
 
     async def _give_back(self, connection: Connection) -> None:
         if connection.info.transaction_status is TransactionStatus.IDLE:

@@ -47,12 +47,25 @@ async def test_after_one_broke_nobody_gets_the_others_that_broke_with_it(
     database: Database, test_database_url: str
 ) -> None:
     lost = set(await backends(database, calls=SIZE))
+    call = asyncio.create_task(database.execute(BACKEND, seconds=60))
     async with Database(SecretStr(test_database_url), pool_size=1) as other:
+        async with asyncio.timeout(10):
+            while not sum([(await other.execute(ACTIVE, pid=pid))[0].count for pid in lost]):
+                await asyncio.sleep(0.01)
         for pid in lost:
             await other.execute(TERMINATE, pid=pid)
     with pytest.raises(DatabaseUnavailable, match="AdminShutdown"):
-        await database.execute(BACKEND, seconds=0)
+        await call
     assert not lost & set(await backends(database, calls=SIZE))
+
+
+async def test_nobody_gets_a_connection_that_was_closed_while_it_was_idle(own_postgres: PostgresServer) -> None:
+    """By a restart, by ``idle_session_timeout``, by whatever stands between."""
+    async with Database(SecretStr(own_postgres.url()), pool_size=SIZE) as database:
+        before = set(await backends(database, calls=SIZE))
+        await own_postgres.stop()
+        await own_postgres.start()
+        assert not before & set(await backends(database, calls=SIZE))
 
 
 async def test_a_caller_that_goes_away_ends_its_statement_and_leaves_its_connection(
