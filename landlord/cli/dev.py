@@ -10,6 +10,7 @@ import click
 from landlord import logs
 from landlord.cli.run import signalled
 from landlord.database.engine import DatabaseUnavailable
+from landlord.database.migrate import DatabaseUnfit
 from landlord.dev import system
 from landlord.dev.processes import LauncherError
 from landlord.dev.system import Options
@@ -76,7 +77,7 @@ def dev(*, port: int, state_dir: Path, workflow: str, compute: str, kubernetes: 
     logs.configure(level="warning", form="console")
     try:
         asyncio.run(signalled(lambda stop: _main(options, stop)))
-    except (LauncherError, ConfigurationError, DatabaseUnavailable) as error:
+    except (LauncherError, ConfigurationError, DatabaseUnavailable, DatabaseUnfit) as error:
         raise click.ClickException(str(error)) from error
 
 

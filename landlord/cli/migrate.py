@@ -8,6 +8,7 @@ import click
 
 from landlord.cli.run import run
 from landlord.database.engine import Database, DatabaseUnavailable
+from landlord.database.migrate import DatabaseUnfit
 from landlord.settings import ConfigurationError, Settings
 from landlord.tenants.migrations import MIGRATIONS
 from landlord.workflow import registry
@@ -39,5 +40,5 @@ async def _main(settings: Settings, stop: asyncio.Event) -> None:
             finally:
                 await provider.close()
             click.echo(f"workflow provider {provider.name}: registered")
-        except (DatabaseUnavailable, ProviderUnavailable) as error:
+        except (DatabaseUnavailable, DatabaseUnfit, ProviderUnavailable) as error:
             raise click.ClickException(str(error)) from error

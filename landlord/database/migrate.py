@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
-from psycopg.errors import UndefinedTable
+from psycopg.errors import InsufficientPrivilege, UndefinedTable
 
 from landlord.database.engine import TIMEOUT, Connection, Database, DatabaseUnavailable
 from landlord.database.statement import Statement
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from alembic.script import ScriptDirectory
 
 _LOCK = 0x6C616E64  # "land"
+_ENCODING = Statement("select current_setting('server_encoding') as encoding")
+
+
+class DatabaseUnfit(Exception):
+    """The database is there, and cannot be used as it is. ``str()`` says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,11 +57,18 @@ class Migrations:
     async def upgrade(self, database: Database) -> None:
         """Bring the schema to :attr:`head`. Waits for another process that is doing the same.
 
-        Raises ``DatabaseUnavailable``.
+        Raises ``DatabaseUnavailable`` and :class:`DatabaseUnfit`.
         """
-        if await self._current(database) == await asyncio.to_thread(lambda: self.head):
+        current = await self._current(database)
+        known = await asyncio.to_thread(lambda: self.revisions)
+        if current == known[-1]:
             return
-        from sqlalchemy.exc import InterfaceError, OperationalError
+        if current is not None and current not in known:
+            raise DatabaseUnfit(self._difference(current, known))
+        [row] = await database.execute(_ENCODING)
+        if row.encoding != "UTF8":  # not all that the doors accept could be stored
+            raise DatabaseUnfit(f"the database's encoding is {row.encoding}: create it with encoding 'UTF8'")
+        from sqlalchemy.exc import InterfaceError, OperationalError, ProgrammingError
         from sqlalchemy.ext.asyncio import create_async_engine
         from sqlalchemy.pool import NullPool
 
@@ -71,13 +83,20 @@ class Migrations:
                 await connection.run_sync(self._upgrade)
         except (OperationalError, InterfaceError, psycopg.OperationalError, OSError) as error:
             raise DatabaseUnavailable(f"Postgres broke the migration off ({type(error).__name__})") from error
+        except ProgrammingError as error:
+            if not isinstance(error.orig, InsufficientPrivilege):
+                raise
+            raise DatabaseUnfit("the role may not create tables here: migrate as the schema's owner") from None
 
     async def _current(self, database: Database) -> str | None:
-        """The revision of the schema, null where there is none."""
+        """The revision of the schema, null where there is none. Raises as :meth:`upgrade` does."""
         try:
             rows = await database.execute(Statement(f"select version_num from {self.version_table}"))  # noqa: S608 - a constant's name
         except UndefinedTable:
             return None
+        except InsufficientPrivilege:
+            why = f"the role may not use the {self.name} schema: grant it select, insert, update and delete"
+            raise DatabaseUnfit(why) from None
         return rows[0].version_num if rows else None
 
     def _script(self) -> ScriptDirectory:
@@ -106,11 +125,15 @@ class Migrations:
 
     async def fault(self, database: Database) -> str | None:
         """Why this release must not serve on this schema, or null. Raises ``DatabaseUnavailable``."""
-        current = await self._current(database)
+        try:
+            current = await self._current(database)
+        except DatabaseUnfit as unfit:
+            return str(unfit)
         known = await asyncio.to_thread(lambda: self.revisions)
+        return None if current == known[-1] else self._difference(current, known)
+
+    def _difference(self, current: str | None, known: tuple[str, ...]) -> str:
         head = known[-1]
-        if current == head:
-            return None
         if current is None:
             return f"the {self.name} schema is missing: run `landlord migrate`"
         if current in known:

@@ -82,6 +82,14 @@ async def test_a_wrong_configuration_is_one_line_and_exit_2() -> None:
         assert "hunter2" not in err
 
 
+async def test_what_cannot_be_migrated_is_one_line(test_database_url: str) -> None:
+    with psycopg.connect(test_database_url, autocommit=True) as connection:
+        connection.execute("update tenants_schema_version set version_num = '9999'")
+    status, out, err = await _landlord("migrate", LANDLORD_DATABASE_URL=test_database_url)
+    assert (status, out) == (1, "")
+    assert re.fullmatch("Error: the tenants schema is at 9999, newer than this release .*: upgrade Landlord\n", err)
+
+
 @pytest.mark.parametrize("command", ["worker", "controller", "operator"])
 async def test_where_health_cannot_be_served_is_one_line_and_exit_2(command: str, tmp_path: Path) -> None:
     kubeconfig = tmp_path / "kubeconfig"

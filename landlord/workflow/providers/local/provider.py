@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 from landlord.database.engine import Database, DatabaseUnavailable
+from landlord.database.migrate import DatabaseUnfit
 from landlord.settings import ConfigurationError, Settings
 from landlord.workflow.execution import Execute
 from landlord.workflow.provider import (
@@ -53,7 +54,7 @@ class LocalProvider(WorkflowProvider):
     async def register(self) -> None:
         try:
             await MIGRATIONS.upgrade(self._database)
-        except DatabaseUnavailable as error:
+        except (DatabaseUnavailable, DatabaseUnfit) as error:
             raise ProviderUnavailable(f"local: {error}") from error
 
     async def trigger(self, request: WorkflowRequest, *, timeout: float) -> TriggerResult:
