@@ -77,7 +77,7 @@ class Rest(DesiredState, frozen=True):
         if not same:
             raise Exists(f"tenant {tenant.id} exists already, with another spec")
         if self.repeats(tenant):
-            return Acceptance(change=None, started=True, repeat=True)
+            return self.joined(tenant, repeat=True)
         return self.commit(replace(tenant, unanswered=False), event="answered", started=True, accepted=False)
 
     def _replace(self, command: Replace, *, tenant: Tenant) -> Acceptance:
@@ -85,7 +85,7 @@ class Rest(DesiredState, frozen=True):
         if not deleting and self.repeats(tenant) and canonical.equal(command.compute_config, tenant.compute_config):
             changed = self._with(tenant, command)
             if changed == tenant:
-                return Acceptance(change=None, started=True, repeat=True)
+                return self.joined(tenant, repeat=True)
         self.match(tenant)
         if command.compute_provider not in (None, tenant.compute_provider):
             raise Invalid(
@@ -161,15 +161,15 @@ class Rest(DesiredState, frozen=True):
     def _delete(self, *, tenant: Tenant) -> Acceptance:
         if tenant.status is Status.DELETING:
             if self.repeats(tenant):
-                return Acceptance(change=None, started=True, repeat=True)
+                return self.joined(tenant, repeat=True)
             self.match(tenant)
-            return Acceptance(change=None, started=True)
+            return self.joined(tenant, repeat=False)
         self.match(tenant)
         return self.begin_delete(tenant)
 
     def _retry(self, command: Retry, *, tenant: Tenant) -> Acceptance:
         if self.repeats(tenant) and command.compute_config is None:
-            return Acceptance(change=None, started=True, repeat=True)
+            return self.joined(tenant, repeat=True)
         self.match(tenant)
         failed_trigger = self.repeats(tenant)
         if tenant.status is not Status.FAILED and tenant.stalled is None and not failed_trigger:

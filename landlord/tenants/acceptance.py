@@ -36,10 +36,11 @@ class Acceptance(Struct, frozen=True, kw_only=True):
     """What is to be committed, and what the answer rests on."""
 
     change: Change | None
-    """Null for a repeat: nothing new is stored, the head is triggered again."""
+    """Null where there is nothing to store."""
     started: bool = False
     """A run was started or is under way for this request (202 rather than 200)."""
     repeat: bool = False
+    """Nothing new is asked for: the head is triggered again."""
 
 
 class Acceptor(Struct, frozen=True, kw_only=True):
@@ -147,7 +148,7 @@ class Acceptor(Struct, frozen=True, kw_only=True):
         )
         key = self.request.key
         if key is not None and started:
-            key = replace(key, execution_id=tenant.workflow_execution_id)
+            key = replace(key, execution_id=tenant.head)
         return Acceptance(
             change=Change(
                 tenant=tenant,
@@ -159,6 +160,13 @@ class Acceptor(Struct, frozen=True, kw_only=True):
             ),
             started=started,
         )
+
+    def joined(self, tenant: Tenant, *, repeat: bool) -> Acceptance:
+        """The row is what the request asks for. Of a request with a key that is remembered: repeated when the row has
+        changed, it would else be taken for a new one."""
+        if self.request.key is None:
+            return Acceptance(change=None, started=True, repeat=repeat)
+        return replace(self.commit(tenant, event="repeated", started=True, accepted=False), repeat=repeat)
 
     def _next_check(self, tenant: Tenant, touched: tuple[Execution, ...]) -> datetime | None:
         """When the reconciler has to look; null where nothing is open.

@@ -132,7 +132,7 @@ class TenantService:
 
     async def _start(self, snapshot: Snapshot, *, request: Request, acceptance: Acceptance) -> Answer:
         """Step 3: ask the engine; step 4: record that it could not be asked."""
-        change = acceptance.change
+        change = None if acceptance.repeat else acceptance.change
         try:
             while (following := await self._ask(snapshot, change)) is not None:
                 if not await self.repository.commit(following):

@@ -195,3 +195,29 @@ async def test_a_hundred_puts_during_one_run(rest: Rest) -> None:
     updates = [run for run in await rest.executions(name) if run["action"] == "update"]
     assert [run["execution_id"] for run in updates] == [f"tenant-{name}-update", f"tenant-{name}-update-2"]
     assert updates[1]["spec"]["compute_config"]["image"] == last["compute_config"]["image"]
+
+
+async def test_a_key_is_remembered_though_its_request_had_nothing_to_change(rest: Rest) -> None:
+    """Who repeats it later has not asked for anything new, whatever others have made of the tenant meanwhile."""
+    name, update, deletion = await rest.ready(), key(unique()), key(unique())
+    body = {"compute_config": {"image": "app:2"}}
+    rest.mock.unavailable()
+    assert (await rest.put(f"/api/tenants/{name}", body)).status == 500
+    assert (await rest.put(f"/api/tenants/{name}", body, headers=update)).status == 500
+    rest.mock.restore()
+    assert (await rest.put(f"/api/tenants/{name}", body, headers=update)).status == 202
+    assert rest.triggered(name).count(f"tenant-{name}-update") == 1
+    assert (await rest.put(f"/api/tenants/{name}", {"compute_config": {"image": "app:3"}})).status == 202
+    late = await rest.put(f"/api/tenants/{name}", body, headers=update)
+    assert (late.status, late["compute_config"]) == (202, {"image": "app:3"})
+
+    rest.mock.default = Succeed(output={})
+    rest.mock.finish(f"tenant-{name}-update", Succeed(output={}))
+    for headers in ({}, deletion, deletion):
+        reply = await rest.delete(f"/api/tenants/{name}", headers=headers)
+        assert (reply.status, reply["status"]) == (202, "deleting")
+    async with reconciling(rest.installation):
+        await rest.until(name, "deleted")
+        await rest.create(name)
+        await rest.until(name, "ready")
+    assert (await rest.delete(f"/api/tenants/{name}", headers=deletion))["status"] == "ready"
