@@ -74,4 +74,14 @@ def _exception(_: object, __: str, event: EventDict) -> EventDict:
 
 
 def _dumps(event: EventDict, **_: object) -> str:
-    return orjson.dumps(event, default=repr).decode()
+    try:
+        return orjson.dumps(event, default=repr).decode()
+    except orjson.JSONEncodeError:  # what JSON cannot hold is shown as Python writes it
+        return orjson.dumps({name: _holdable(value) for name, value in event.items()}).decode()
+
+
+def _holdable(value: object) -> object:
+    try:
+        return orjson.Fragment(orjson.dumps(value, default=repr))
+    except orjson.JSONEncodeError:
+        return ascii(value)
