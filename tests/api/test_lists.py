@@ -10,6 +10,7 @@ from fixtures.rest import Rest, serving
 from pydantic import SecretStr
 
 from landlord.settings import Settings
+from landlord_api import pages
 
 DEPTH = 20_000
 
@@ -84,6 +85,23 @@ async def test_a_last_page_that_is_just_full(settings: Settings, test_database_u
         await rest.create("t2a")
         rest_of = await rest.get(f"/v1/tenants?limit=3&cursor={page['next_cursor']}")
         assert [record["id"] for record in rest_of["tenants"]] == ["t2a", "t3"]
+
+
+async def test_a_page_of_large_ones_ends_sooner(settings: Settings, test_database_url: str) -> None:
+    """Else a thousand of the largest are half a gigabyte in one process, which serves nobody else meanwhile."""
+    own = settings.model_copy(update={"database_url": SecretStr(test_database_url)})
+    async with serving(own) as rest:
+        await rest.create("original", compute_config={"image": "x" * 120_000})
+        async with await psycopg.AsyncConnection.connect(test_database_url, autocommit=True) as connection:
+            await connection.execute(
+                """insert into tenants select (jsonb_populate_record(t, jsonb_build_object(
+                    'id', 'copy-' || lpad(n::text, 3, '0'), 'next_check_at', null
+                ))).* from tenants t, generate_series(1, 149) n"""
+            )
+        page = await rest.get("/api/tenants?limit=1000")
+        assert len(page.raw) < pages.LARGEST + 150_000
+        everything = await walk(rest, "/api/tenants?limit=1000", "tenants")
+        assert len({record["id"] for record in everything}) == len(everything) == 150
 
 
 async def test_history(rest: Rest) -> None:

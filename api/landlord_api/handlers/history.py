@@ -6,7 +6,7 @@ from aiohttp import web
 
 from landlord.tenants.errors import NotFound
 from landlord.tenants.repository import Repository
-from landlord_api import cursors, records
+from landlord_api import cursors, pages, records
 from landlord_api.decorators import docs, match_info_schema, problems, querystring_schema, response_schema
 from landlord_api.schemas import requests
 from landlord_api.schemas.answers import EventListSchema, ExecutionListSchema, ExecutionSchema
@@ -30,15 +30,17 @@ class HistoryHandlers:
     @problems(400, 404)
     async def executions(self, request: web.Request) -> web.Response:
         tenant_id, query = request.match_info["id"], request["querystring"]
-        limit: int = query["limit"]
-        before = cursors.below(_EXECUTIONS, query.get("cursor"))
-        page = await self._repository.executions(tenant_id, before=before, limit=limit + 1)
-        if not page:
+        shown, following = await pages.fill(
+            lambda before, limit: self._repository.executions(tenant_id, before=before, limit=limit),
+            after=cursors.below(_EXECUTIONS, query.get("cursor")),
+            limit=query["limit"],
+            place=lambda line: line[0],
+            show=lambda line: records.execution(line[1]),
+            cursor=lambda line: cursors.encode(_EXECUTIONS, line[0]),
+        )
+        if not shown:
             await self._exists(tenant_id)
-        body = {
-            "executions": [records.execution(row) for _, row in page[:limit]],
-            "next_cursor": cursors.encode(_EXECUTIONS, page[limit - 1][0]) if len(page) > limit else None,
-        }
+        body = {"executions": shown, "next_cursor": following}
         return web.Response(body=records.dumps(body), headers=_JSON)
 
     @docs(tag=_TAG, summary="Get an execution")
@@ -59,15 +61,17 @@ class HistoryHandlers:
     @problems(400, 404)
     async def events(self, request: web.Request) -> web.Response:
         tenant_id, query = request.match_info["id"], request["querystring"]
-        limit: int = query["limit"]
-        before = cursors.below(_EVENTS, query.get("cursor"))
-        page = await self._repository.audit(tenant_id, before=before, limit=limit + 1)
-        if not page:
+        shown, following = await pages.fill(
+            lambda before, limit: self._repository.audit(tenant_id, before=before, limit=limit),
+            after=cursors.below(_EVENTS, query.get("cursor")),
+            limit=query["limit"],
+            place=lambda line: line[0],
+            show=lambda line: records.event(line[1]),
+            cursor=lambda line: cursors.encode(_EVENTS, line[0]),
+        )
+        if not shown:
             await self._exists(tenant_id)
-        body = {
-            "events": [records.event(row) for _, row in page[:limit]],
-            "next_cursor": cursors.encode(_EVENTS, page[limit - 1][0]) if len(page) > limit else None,
-        }
+        body = {"events": shown, "next_cursor": following}
         return web.Response(body=records.dumps(body), headers=_JSON)
 
     async def _exists(self, tenant_id: str) -> None:

@@ -12,7 +12,7 @@ from landlord.tenants.errors import NotFound, PreconditionFailed
 from landlord.tenants.model import DeletionPolicy, Door, Status, Tenant
 from landlord.tenants.repository import Filter, Repository
 from landlord.tenants.service import Answer, TenantService
-from landlord_api import conditions, cursors, records
+from landlord_api import conditions, cursors, pages, records
 from landlord_api.background import Background
 from landlord_api.decorators import (
     docs,
@@ -89,16 +89,20 @@ class TenantHandlers:
     @problems(400)
     async def list(self, request: web.Request) -> web.Response:
         query = request["querystring"]
-        limit: int = query["limit"]
         after = cursors.after_id(_CURSOR, query.get("cursor"))
         wanted = _filter(query)
-        page = await self._repository.page(filter=wanted, after=after, limit=limit + 1) if wanted else []
-        more = len(page) > limit
-        page = page[:limit]
-        body: dict[str, Any] = {
-            "tenants": [records.of_snapshot(snapshot) for snapshot in page],
-            "next_cursor": cursors.encode(_CURSOR, page[-1].id) if more else None,
-        }
+        shown: list[Any] = []
+        following: str | None = None
+        if wanted is not None:
+            shown, following = await pages.fill(
+                lambda after, limit: self._repository.page(filter=wanted, after=after, limit=limit),
+                after=after,
+                limit=query["limit"],
+                place=lambda snapshot: snapshot.id,
+                show=records.of_snapshot,
+                cursor=lambda snapshot: cursors.encode(_CURSOR, snapshot.id),
+            )
+        body: dict[str, Any] = {"tenants": shown, "next_cursor": following}
         if query["count"]:
             body["total"] = await self._repository.count(filter=wanted) if wanted else 0
         return web.Response(body=records.dumps(body), headers=_JSON)

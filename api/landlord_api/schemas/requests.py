@@ -170,7 +170,7 @@ class PageQuery(Query):
     limit = _Whole(
         load_default=PAGE,
         validate=validate.Range(min=1, max=LARGEST_PAGE, error=f"must be a whole number from 1 to {LARGEST_PAGE}"),
-        metadata={"description": "At most so many."},
+        metadata={"description": "At most so many. Of large ones there are fewer, and a `next_cursor`."},
     )
     cursor = Text(metadata={"description": "`next_cursor` of the page before."})
 
