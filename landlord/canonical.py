@@ -25,7 +25,10 @@ _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 def dumps(value: Any) -> bytes:
     """The canonical bytes of a JSON value (sorted keys, no blanks, integral floats as integers)."""
-    written = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    try:
+        written = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except TypeError:  # of an integer beyond 64 bits, as the API server may show one: it is to be refused, not to break
+        return orjson.dumps(_normal(value), option=orjson.OPT_SORT_KEYS)
     # Rarely there is an integral float, which is the one thing that orjson writes otherwise.
     return orjson.dumps(_normal(value), option=orjson.OPT_SORT_KEYS) if b".0" in written else written
 
@@ -121,6 +124,8 @@ def _escape(key: str) -> str:
 def _normal(value: Any) -> Any:
     if isinstance(value, float) and value.is_integer() and abs(value) <= LARGEST_INTEGER:
         return int(value)
+    if isinstance(value, int) and value.bit_length() > 63:
+        return float(value)
     if isinstance(value, dict):
         return {key: _normal(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

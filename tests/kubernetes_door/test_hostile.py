@@ -65,6 +65,16 @@ async def test_edit_nested_too_deeply_changes_nothing(landlord: Landlord) -> Non
     assert (await landlord.record()).status is Status.DELETED
 
 
+async def test_edit_with_a_number_beyond_64_bits_is_refused(landlord: Landlord) -> None:
+    async with landlord.operator():
+        await landlord.apply({"size": 1})
+        await landlord.until_ready()
+        await landlord.merge({"spec": {"computeConfig": {"size": 10**20}}})
+        await landlord.until_reason("InvalidSpec")
+        await landlord.kubectl("delete", "tenant", landlord.name, "--timeout=20s")
+    assert (await landlord.record()).compute_config == {"size": 1}
+
+
 @pytest.mark.parametrize("call", ["pages", "served", "record"])
 async def test_operator_outlives_an_error_that_nobody_has_thought_of(
     landlord: Landlord, monkeypatch: pytest.MonkeyPatch, call: str

@@ -44,6 +44,12 @@ def test_the_spelling_of_a_value_does_not_matter(value: Any) -> None:
     assert canonical.equal(value, orjson.loads(canonical.dumps(value)))
 
 
+def test_what_the_api_server_writes_of_a_large_float_can_be_compared() -> None:
+    """Up to 10^21 it writes all digits, which no 64 bits hold."""
+    assert canonical.equal({"a": [10**20]}, {"a": [1e20]})
+    assert not canonical.equal({"a": 10**20}, {"a": 10**19})
+
+
 @given(JSON)
 def test_its_input_is_left_alone(value: Any) -> None:
     before = copy.deepcopy(value)
