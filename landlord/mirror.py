@@ -91,9 +91,7 @@ class Resource:
             terminating=metadata.get("deletionTimestamp") is not None,
             finalizers=tuple(metadata.get("finalizers") or ()),
             annotations=metadata.get("annotations") or {},
-            writers=frozenset(
-                each["manager"] for each in metadata.get("managedFields") or () if "f:spec" in each["fieldsV1"]
-            ),
+            writers=_managers(metadata, "spec"),
             spec=canonical.cut(body.get("spec") or {}, levels=READ),
             status=body.get("status") or {},
         )
@@ -130,6 +128,15 @@ class Resource:
     def untouched(self) -> bool:
         """A mirror that we made, of a spec that nobody else has ever written: what a user copied of it is none."""
         return self.described and self.writers == {WRITER}
+
+
+def _managers(metadata: Mapping[str, Any], field: str) -> frozenset[str]:
+    """Who has written any of the field. An entry may lack everything, if somebody has written it."""
+    return frozenset(
+        each.get("manager", "")
+        for each in metadata.get("managedFields") or ()
+        if f"f:{field}" in (each.get("fieldsV1") or {})
+    )
 
 
 class Owner(StrEnum):

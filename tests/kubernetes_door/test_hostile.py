@@ -8,6 +8,7 @@ import pytest
 from kubernetes_door.harness import Landlord
 
 from landlord import canonical
+from landlord.kubernetes import API_VERSION
 from landlord.tenants.model import Status
 
 pytestmark = pytest.mark.timeout(120)
@@ -73,6 +74,19 @@ async def test_edit_with_a_number_beyond_64_bits_is_refused(landlord: Landlord) 
         await landlord.until_reason("InvalidSpec")
         await landlord.kubectl("delete", "tenant", landlord.name, "--timeout=20s")
     assert (await landlord.record()).compute_config == {"size": 1}
+
+
+async def test_fields_that_nobody_manages_are_no_obstacle(landlord: Landlord) -> None:
+    """The API server keeps an entry without a manager, if somebody writes one."""
+    fields = {"apiVersion": API_VERSION, "operation": "Update", "fieldsType": "FieldsV1", "fieldsV1": {"f:spec": {}}}
+    async with landlord.operator():
+        await landlord.apply({"size": 1})
+        await landlord.until_ready()
+        await landlord.merge({"metadata": {"managedFields": [fields]}})
+        there = await landlord.resources.get(landlord.namespace, landlord.name)
+        assert "manager" not in there["metadata"]["managedFields"][0]
+        await landlord.kubectl("delete", "tenant", landlord.name, "--timeout=20s")
+    assert (await landlord.record()).status is Status.DELETED
 
 
 @pytest.mark.parametrize("call", ["pages", "served", "record"])
