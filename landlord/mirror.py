@@ -74,6 +74,8 @@ class Resource:
     annotations: Mapping[str, str]
     writers: frozenset[str]
     """Who has written any of the spec."""
+    stampers: frozenset[str]
+    """Who has written the stamp."""
     spec: Mapping[str, Any]
     """Down to :data:`READ` levels."""
     status: Mapping[str, Any]
@@ -92,6 +94,7 @@ class Resource:
             finalizers=tuple(metadata.get("finalizers") or ()),
             annotations=metadata.get("annotations") or {},
             writers=_managers(metadata, "spec"),
+            stampers=_managers(metadata, "metadata", "annotations", STAMP),
             spec=canonical.cut(body.get("spec") or {}, levels=READ),
             status=body.get("status") or {},
         )
@@ -125,18 +128,26 @@ class Resource:
         return stamp is not None and stamp.resource_generation == self.generation and stamp.sha == sha(self.spec)
 
     @property
+    def signed(self) -> bool:
+        """The stamp is here because we put it here, and did not come with what a user had exported."""
+        return WRITER in self.stampers
+
+    @property
     def untouched(self) -> bool:
         """A mirror that we made, of a spec that nobody else has ever written: what a user copied of it is none."""
         return self.described and self.writers == {WRITER}
 
 
-def _managers(metadata: Mapping[str, Any], field: str) -> frozenset[str]:
+def _managers(metadata: Mapping[str, Any], *path: str) -> frozenset[str]:
     """Who has written any of the field. An entry may lack everything, if somebody has written it."""
-    return frozenset(
-        each.get("manager", "")
-        for each in metadata.get("managedFields") or ()
-        if f"f:{field}" in (each.get("fieldsV1") or {})
-    )
+    found = set()
+    for each in metadata.get("managedFields") or ():
+        fields = each.get("fieldsV1")
+        for name in path:
+            fields = (fields or {}).get(f"f:{name}")
+        if fields is not None:
+            found.add(each.get("manager", ""))
+    return frozenset(found)
 
 
 class Owner(StrEnum):
@@ -223,9 +234,13 @@ def _of_earlier_life(tenant: Tenant, resource: Resource) -> bool:
 
 
 def is_edit(tenant: Tenant, resource: Resource) -> bool:
-    """Whether a user has written what the record has not seen."""
-    seen = (tenant.resource_uid, tenant.resource_generation)
-    return (resource.uid, resource.generation) != seen and not resource.described
+    """Whether a user has written what the record has not seen.
+
+    A stamp travels with what is exported: where the row is not bound to the resource, only one of ours is believed.
+    """
+    if resource.uid != tenant.resource_uid:
+        return not (resource.described and resource.signed)
+    return resource.generation != tenant.resource_generation and not resource.described
 
 
 def must_bind(tenant: Tenant, resource: Resource) -> bool:

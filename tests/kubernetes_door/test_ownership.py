@@ -187,6 +187,26 @@ async def test_retain_lets_the_resource_go_and_keeps_the_tenant(landlord: Landlo
     assert record.compute_config == {"size": 3}
 
 
+async def test_exported_manifest_applied_after_retain_is_what_is_wanted(landlord: Landlord) -> None:
+    """With the stamp of the mirror that it was exported from, and an older spec than the record's."""
+    await landlord.rest(Create(compute_config={"size": 1}))
+    await landlord.look()
+    exported = json.loads(await landlord.kubectl("get", "tenant", landlord.name, "-o", "json"))
+    exported["metadata"] = {each: exported["metadata"][each] for each in ("name", "annotations", "finalizers")}
+    await landlord.rest(Replace(compute_config={"size": 2}, deletion_policy=DeletionPolicy.RETAIN))
+    await landlord.reconcile()
+    await landlord.look()
+    await landlord.kubectl("delete", "tenant", landlord.name, "--wait=false")
+    await landlord.look()
+    assert (await landlord.record()).detached
+    await landlord.kubectl("apply", "-f", "-", stdin=json.dumps(exported))
+    assert (await landlord.there()).described
+    await landlord.look()
+    record, resource = await landlord.record(), await landlord.there()
+    assert (record.compute_config, record.detached) == ({"size": 1}, False)
+    assert resource.spec == mirror.spec(record)
+
+
 async def test_detached_survives_a_crash_before_the_finalizer_went(landlord: Landlord) -> None:
     await ready(landlord)
     await landlord.merge({"spec": {"deletionPolicy": "Retain"}})

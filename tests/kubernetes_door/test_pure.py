@@ -67,6 +67,7 @@ def resource(**changes: Any) -> Resource:
         "finalizers": (FINALIZER,),
         "annotations": {},
         "writers": frozenset({WRITER}),
+        "stampers": frozenset({WRITER}),
         "spec": mirror.spec(tenant()),
         "status": {},
     }
@@ -134,7 +135,8 @@ def test_one_patch_makes_the_mirror_and_is_no_edit(
 def stored(body: dict[str, Any]) -> dict[str, Any]:
     """What the API server makes of a resource of ours that is created."""
     known = {"uid": "new", "generation": 1, "resourceVersion": "1", "creationTimestamp": "2026-01-01T00:00:00Z"}
-    fields = [{"manager": WRITER, "fieldsV1": {"f:metadata": {}, "f:spec": {}}}]
+    annotations = {f"f:{name}": {} for name in body["metadata"]["annotations"]}
+    fields = [{"manager": WRITER, "fieldsV1": {"f:metadata": {"f:annotations": annotations}, "f:spec": {}}}]
     return {**body, "metadata": {**body["metadata"], **known, "managedFields": fields}}
 
 
@@ -145,7 +147,18 @@ def test_new_resource_is_its_own_mirror(config: dict[str, Any]) -> None:
     made = Resource.parse(stored(body))
     assert made.described
     assert mirror.owner(row, made) is Owner.OURS
+    assert not mirror.is_edit(row, made)
     assert mirror.mirror_patch(row, made) is None
+
+
+@pytest.mark.parametrize(("uid", "edit"), [("u1", False), ("u2", True), (None, True)])
+def test_a_copied_stamp_describes_only_what_the_row_is_bound_to(uid: str | None, edit: bool) -> None:
+    """On the bound resource generations go on, and tell by themselves that a stamp is old."""
+    row = tenant(resource_uid=uid, resource_generation=7)
+    copied = resource(annotations={INCARNATION: LIFE, **MIRRORED}, stampers=frozenset({"kubectl"}))
+    assert copied.described
+    assert mirror.is_edit(row, copied) is edit
+    assert not mirror.is_edit(row, dataclasses.replace(copied, stampers=frozenset({"kubectl", WRITER})))
 
 
 def test_integral_floats_are_written_as_integers() -> None:
