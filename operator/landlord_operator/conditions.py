@@ -18,6 +18,7 @@ STALLED = "Stalled"
 NAME_TAKEN = "NameTaken"
 INVALID_SPEC = "InvalidSpec"
 DELETING = "Deleting"
+WRITE_REFUSED = "WriteRefused"
 TRIGGER_FAILED = "TriggerFailed"
 PAUSED = "Paused"
 UPDATE_PENDING = "UpdatePending"
@@ -75,7 +76,7 @@ def of_record(snapshot: Snapshot, *, refusal: Refusal | None, settled: bool) -> 
         ready = Condition(type=READY, holds=False, reason=UPDATE_PENDING, message=message)
     if refusal is not None:
         ready = Condition(type=READY, holds=False, reason=refusal.reason, message=refusal.message)
-        if refusal.reason == INVALID_SPEC:
+        if refusal.reason != DELETING:
             stuck = Condition(type=STALLED, holds=True, reason=refusal.reason, message=refusal.message)
     return ready, moving, stuck
 

@@ -13,7 +13,7 @@ from typing import Final
 import structlog
 
 from landlord import mirror
-from landlord.kubernetes import Conflict, KubernetesError, NotFound
+from landlord.kubernetes import Conflict, Forbidden, KubernetesError, NotFound
 from landlord.mirror import Owner, Resource
 from landlord.tenants.commands import Bind, Edit, Remove
 from landlord.tenants.model import DeletionPolicy, Snapshot, Stalled, Status, Tenant
@@ -68,18 +68,30 @@ class Look:
         """The ``resourceVersion`` the resource was left with; null if it does not exist (any more)."""
 
     async def run(self) -> None:
-        """Look until nothing is left to do. Raises :class:`Restless`."""
+        """Look until nothing is left to do. Raises :class:`Restless`.
+
+        A write that is refused although nobody was faster is against the cluster's own rules (a policy, a webhook). That is
+        raised, too, once the status tells it: what was true before must not be left standing there.
+        """
         if self._shown is not None and await self._glance(self._shown):
             return
+        refused: tuple[_Seen, KubernetesError] | None = None
         for _ in range(ROUNDS):
             before = await self._read()
             resource = await self._sides.get(self._namespace, self._name)
             if resource is None:
                 return
             if _stood_still(before.tenant, (await self._read()).tenant):
+                seen = _seen(self.snapshot, resource)
+                if refused is not None and refused[0] == seen:
+                    why = f"the cluster does not let us write this: {refused[1]}"
+                    refusal = Refusal(reason=conditions.WRITE_REFUSED, message=why)
+                    await self._tell_refusal(self.snapshot, resource, refusal)
+                    raise refused[1]
                 try:
                     left = await self._step(self.snapshot, resource)
-                except Conflict:
+                except (Conflict, Forbidden) as error:
+                    refused = seen, error
                     continue
                 except NotFound:
                     return
@@ -208,9 +220,12 @@ class Look:
 
     async def _refuse(self, snapshot: Snapshot, resource: Resource, refusal: Refusal) -> Resource:
         """Nothing is remembered of a refusal: the spec is left alone, and the status says why."""
-        tenant = snapshot.tenant
-        if tenant is not None and mirror.owner(tenant, resource) is Owner.OURS:
+        if snapshot.tenant is not None and mirror.owner(snapshot.tenant, resource) is Owner.OURS:
             resource = await self._hold(resource)
+        return await self._tell_refusal(snapshot, resource, refusal)
+
+    async def _tell_refusal(self, snapshot: Snapshot, resource: Resource, refusal: Refusal) -> Resource:
+        if snapshot.tenant is not None and mirror.owner(snapshot.tenant, resource) is Owner.OURS:
             wanted = status.of_record(snapshot, resource, refusal=refusal)
         else:
             wanted = status.of_refusal(resource, refusal=refusal, now=snapshot.now)
@@ -232,6 +247,14 @@ def _stood_still(before: Tenant | None, after: Tenant | None) -> bool:
     if before is None or after is None:
         return before is after
     return _place(before) == _place(after)
+
+
+_Seen = tuple[int | None, str]
+
+
+def _seen(snapshot: Snapshot, resource: Resource) -> _Seen:
+    """What a write is decided on."""
+    return snapshot.tenant.revision if snapshot.tenant else None, resource.resource_version
 
 
 def _place(tenant: Tenant) -> tuple[object, ...]:

@@ -1,0 +1,67 @@
+"""Others in the cluster, with rules, webhooks and finalizers of their own: what they do to us, and what we say of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from kubernetes_door.harness import Landlord
+from kubernetes_door.test_ownership import ready
+
+from landlord.kubernetes import Conflict
+from landlord.tenants.commands import Replace
+
+pytestmark = pytest.mark.timeout(120)
+
+REGISTRATION = "admissionregistration.k8s.io/v1"
+TENANTS = {"apiGroups": ["landlord.dev"], "apiVersions": ["*"], "resources": ["tenants"]}
+
+
+@asynccontextmanager
+async def policy(landlord: Landlord, *, expression: str, refused: dict[str, Any]) -> AsyncIterator[None]:
+    """What administrators demand of every ``Tenant`` that is written; ``refused`` is a configuration which is not so."""
+
+    async def refuses() -> bool:
+        tried = ("apply", "--dry-run=server", "-f", "-")
+        return "denied request" in await landlord.kubectl(*tried, stdin=landlord.manifest(refused), check=False)
+
+    rules = [{**TENANTS, "operations": ["CREATE", "UPDATE"]}]
+    name = landlord.name
+    spec = {"matchConstraints": {"resourceRules": rules}, "validations": [{"expression": expression}]}
+    bound = {"policyName": name, "validationActions": ["Deny"]}
+    parts = {"ValidatingAdmissionPolicy": spec, "ValidatingAdmissionPolicyBinding": bound}
+    for kind, each in parts.items():
+        body = {"apiVersion": REGISTRATION, "kind": kind, "metadata": {"name": name}, "spec": each}
+        await landlord.kubectl("apply", "-f", "-", stdin=json.dumps(body))
+    await landlord.until(refuses)
+    try:
+        yield
+    finally:
+        for kind in parts:
+            await landlord.kubectl("delete", kind, name)
+
+
+async def test_policy_against_the_records_spec_does_not_leave_the_resource_ready(landlord: Landlord) -> None:
+    """REST knows nothing of the cluster's policies: the record goes on, and the resource cannot."""
+    await ready(landlord)
+    async with policy(landlord, expression="object.spec.computeConfig.size < 3", refused={"size": 3}):
+        await landlord.rest(Replace(compute_config={"size": 4}))
+        await landlord.reconcile()
+        for _ in range(2):
+            with pytest.raises(Conflict):
+                await landlord.look()
+        resource = await landlord.there()
+        assert resource.spec["computeConfig"] == {"size": 1}
+        assert await landlord.condition() == ("False", "WriteRefused")
+        assert await landlord.condition("Stalled") == ("True", "WriteRefused")
+        assert (resource.status["phase"], resource.status["recordGeneration"]) == ("ready", 2)
+        writes = landlord.resources.writes.total()
+        with pytest.raises(Conflict):
+            await landlord.look()
+        assert landlord.resources.writes.total() == writes, "it is told once"
+    async with landlord.operator():
+        await landlord.until_ready()
+    assert (await landlord.there()).spec["computeConfig"] == {"size": 4}
