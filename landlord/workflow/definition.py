@@ -27,7 +27,7 @@ from landlord.compute.provider import (
     PermanentComputeError,
 )
 from landlord.workflow import changes
-from landlord.workflow.execution import Step
+from landlord.workflow.execution import Step, meant
 from landlord.workflow.payload import TenantPayload
 from landlord.workflow.provider import RunFailed, WorkflowFailure
 
@@ -94,7 +94,9 @@ class _Context:
                 return await action()
             except RunFailed:
                 raise
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
+                if meant(error):
+                    raise
                 if not isinstance(error, ComputeError):
                     _log.exception("step broke off", execution_id=self.payload.execution_id, step=name)
                 raise RunFailed(failure_of(error, step=name)) from error
@@ -102,7 +104,7 @@ class _Context:
         return await self._step(name, guarded)
 
 
-def failure_of(error: Exception, *, step: str) -> WorkflowFailure:
+def failure_of(error: BaseException, *, step: str) -> WorkflowFailure:
     """An exception of a step in terms of the workflow. Texts of unexpected ones are left out: they may hold secrets."""
     match error:
         case NewerGeneration():

@@ -11,6 +11,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 
+def meant(error: BaseException) -> bool:
+    """Whether this is a cancellation that somebody asked of the current task. One that nobody did comes from what a
+    provider waited for, and is an error of the provider's like any other."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+
+
 class Step(Protocol):
     """Runs ``action`` as the named step of a run, at least once; a step that is recorded as done is not run again.
 

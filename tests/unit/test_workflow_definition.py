@@ -53,7 +53,7 @@ class Fake(ComputeProvider):
 
     name = "fake"
 
-    def __init__(self, *statuses: ComputeStatus | Exception, fails: Mapping[str, Exception] | None = None) -> None:
+    def __init__(self, *statuses: ComputeStatus | Exception, fails: Mapping[str, BaseException] | None = None) -> None:
         self.statuses = list(statuses) or [_status()]
         self.fails = fails or {}
         self.calls: list[tuple[Any, ...]] = []
@@ -240,6 +240,13 @@ async def test_errors_of_apply(error: Exception, code: str, permanent: bool) -> 
     failure = await _failure(PAYLOAD, Fake(fails={"apply": error}))
     assert (failure.code, failure.permanent, failure.step) == (code, permanent, "apply")
     assert "hunter2" not in failure.message
+
+
+async def test_a_cancellation_that_nobody_asked_for_is_a_failure() -> None:
+    """Of something that the provider waited for. Taken for the run's own, it left engines with a run without end."""
+    failure = await _failure(PAYLOAD, Fake(fails={"apply": asyncio.CancelledError()}))
+    assert (failure.code, failure.permanent, failure.step) == ("InternalError", False, "apply")
+    assert failure.message == "unexpected CancelledError"
 
 
 @pytest.mark.parametrize(
