@@ -17,6 +17,7 @@ import structlog
 from landlord.database.coalescer import Coalescer, Overloaded
 from landlord.settings import Settings
 from landlord.workflow import metrics, registry
+from landlord.workflow.execution import meant
 from landlord.workflow.provider import (
     ExecutionInfo,
     ExecutionNotFound,
@@ -109,15 +110,19 @@ class WorkflowClient:
     async def completions(self) -> AsyncGenerator[str, None]:
         """Ids of runs that have just ended, for ever, as :meth:`WorkflowProvider.completions`. Raises nothing."""
         while True:
-            stream = self._provider.completions()
             try:
-                async for execution_id in stream:
-                    yield execution_id
-            except Exception as error:  # noqa: BLE001 - a hint is not worth a crash; polling is the backstop
+                stream = self._provider.completions()
+                try:
+                    async for execution_id in stream:
+                        yield execution_id
+                finally:
+                    if isinstance(stream, AsyncGenerator):
+                        await stream.aclose()
+            except (Exception, asyncio.CancelledError) as error:
+                if meant(error):
+                    raise
+                # A hint is not worth a crash; polling is the backstop.
                 _log.warning("completions broke off", provider=self.name, error=type(error).__name__)
-            finally:
-                if isinstance(stream, AsyncGenerator):
-                    await stream.aclose()
             await asyncio.sleep(LISTEN_AGAIN)
 
     async def _read(self, execution_ids: Sequence[str]) -> list[ExecutionInfo | None]:
@@ -141,7 +146,9 @@ class WorkflowClient:
         except (WorkflowError, TimeoutError) as error:
             result = _result(error)
             raise
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if meant(error):
+                raise
             result = "unexpected"
             _log.exception("the workflow provider failed unexpectedly", provider=self.name, call=call)
             raise ProviderUnavailable(f"{self.name} failed unexpectedly ({type(error).__name__})") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from prometheus_client import REGISTRY
@@ -103,6 +103,49 @@ async def test_completions_go_on_after_the_stream_breaks(monkeypatch: pytest.Mon
     monkeypatch.setattr("landlord.workflow.client.LISTEN_AGAIN", 0.01)
     stream = WorkflowClient(Breaking(), trigger_timeout=1).completions()
     assert [await anext(stream) for _ in range(3)] == ["tenant-1-plan", "tenant-2-plan", "tenant-3-plan"]
+    await stream.aclose()
+
+
+async def test_a_cancellation_of_the_provider_s_own_is_an_unexpected_error() -> None:
+    """Taken for the caller's it would end whoever reconciles, one after the other."""
+
+    class Stray(MockProvider):
+        async def get_many(self, execution_ids: Sequence[str]) -> dict[str, ExecutionInfo]:
+            raise asyncio.CancelledError
+
+    client = WorkflowClient(Stray(), trigger_timeout=1)
+    before = _count(call="get", result="unexpected")
+    with pytest.raises(ProviderUnavailable, match="CancelledError"):
+        await client.get(REQUEST.execution_id)
+    assert _count(call="get", result="unexpected") == before + 1
+
+
+async def test_a_caller_that_is_cancelled_stays_so() -> None:
+    task = asyncio.create_task(WorkflowClient(Slow(seconds=60), trigger_timeout=60).trigger(REQUEST))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_completions_that_cannot_be_listened_to_are_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing(MockProvider):
+        faults: ClassVar = [RuntimeError("not yet"), asyncio.CancelledError()]
+
+        def completions(self) -> Any:
+            if self.faults:
+                raise self.faults.pop()
+            return super().completions()
+
+    monkeypatch.setattr("landlord.workflow.client.LISTEN_AGAIN", 0.01)
+    provider = Failing()
+    client = WorkflowClient(provider, trigger_timeout=1)
+    stream = client.completions()
+    heard = asyncio.ensure_future(anext(stream))
+    while not provider._listeners and not heard.done():
+        await asyncio.sleep(0.01)
+    await client.trigger(REQUEST)
+    assert await asyncio.wait_for(heard, 5) == REQUEST.execution_id
     await stream.aclose()
 
 
