@@ -242,6 +242,37 @@ async def test_two_workers_never_run_one_run_at_once(settings: Settings) -> None
         await provider.close()
 
 
+async def test_a_worker_does_not_take_what_it_has_in_hand(database_url: str) -> None:
+    """When the database's clock is put forward all leases are over at once: whoever claims first is most likely the
+    worker itself, and what the run did before would have gone on beside what it does now."""
+    settings = _settings(database_url, workflow_local_lease=10)
+    provider = LocalProvider(settings=settings)
+    begun: list[int] = []
+
+    async def workflow(payload: bytes, step: Any) -> None:
+        async def act() -> None:
+            begun.append(len(begun))
+            await asyncio.sleep(1.5)
+
+        await step("one", act)
+
+    request = WorkflowRequest(execution_id="tenant-a-plan", payload=b"{}")
+    async with working(provider.worker(workflow)):
+        await provider.trigger(request, timeout=5)
+        async with asyncio.timeout(5):
+            while not begun:
+                await asyncio.sleep(0.01)
+        with psycopg.connect(database_url, autocommit=True) as connection:
+            connection.execute(
+                "update local_executions set due_at = now() - interval '1 hour' where installation = %s",
+                [settings.installation],
+            )
+            connection.execute("select pg_notify('landlord_local_workers', %s)", [f"{settings.installation} work"])
+        info = await provider.wait(request.execution_id, timeout=10)
+    assert (info.state, info.attempt, begun) == (ExecutionState.SUCCEEDED, 1, [0])
+    await provider.close()
+
+
 async def test_a_stopping_worker_hands_back_what_it_cannot_finish(
     provider: LocalProvider, settings: Settings, log: Log
 ) -> None:

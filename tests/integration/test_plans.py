@@ -26,7 +26,7 @@ STATEMENTS: dict[str, tuple[Statement, dict[str, Any]]] = {
     "look at": (sql.LOOK_AT, {"items": "[]"}),
     "owners": (sql.OWNERS, {"ids": ["a"]}),
     "insert": (statements.INSERT, {"installation": "i", "requests": "[]"}),
-    "claim": (statements.CLAIM, {"installation": "i", "most": 10, "worker": "w", "lease": 1.0}),
+    "claim": (statements.CLAIM, {"installation": "i", "most": 10, "worker": "w", "held": ["a"], "lease": 1.0}),
     "claim tenants": (sql.CLAIM, {"limit": 10, "lease": 1.0}),
     "purge": (statements.PURGE, {"installation": "i", "most": 10, "retention": 1.0}),
     "read": (statements.READ, {"installation": "i", "ids": ["a"]}),

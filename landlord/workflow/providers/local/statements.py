@@ -85,7 +85,7 @@ CLAIM = Statement(
     """
     with due as (
         select installation, execution_id from local_executions
-        where installation = :installation and due_at <= now()
+        where installation = :installation and due_at <= now() and not execution_id = any(cast(:held as text[]))
         order by due_at
         limit :most
         for update skip locked

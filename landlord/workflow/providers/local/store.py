@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -129,9 +129,11 @@ class Store:
 
     # What workers do.
 
-    async def claim(self, *, most: int, worker: str) -> list[Claimed]:
-        """At most so many runs that nobody holds, oldest first."""
-        rows = await _served(self._fetch(statements.CLAIM, most=most, worker=worker, lease=self._lease))
+    async def claim(self, *, most: int, worker: str, held: Collection[str] = ()) -> list[Claimed]:
+        """At most so many runs that nobody holds, oldest first; none of ``held``, whatever became of its lease."""
+        rows = await _served(
+            self._fetch(statements.CLAIM, most=most, worker=worker, held=list(held), lease=self._lease)
+        )
         return [
             Claimed(
                 hold=Hold(execution_id=row.execution_id, fence=row.fence),
