@@ -273,6 +273,31 @@ async def test_a_worker_does_not_take_what_it_has_in_hand(database_url: str) -> 
     await provider.close()
 
 
+async def test_a_step_that_keeps_its_cancellation_to_itself_is_the_last(provider: LocalProvider) -> None:
+    """As ``asyncio.wait_for`` of Python 3.11 does where the answer comes at the same time."""
+    begun = asyncio.Event()
+
+    async def workflow(payload: bytes, step: Any) -> None:
+        async def act() -> None:
+            begun.set()
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(60)
+
+        async def never() -> None:
+            raise AssertionError("the run was cancelled")
+
+        await step("one", act)
+        await step("two", never)
+
+    request = WorkflowRequest(execution_id="tenant-a-plan", payload=b"{}")
+    async with working(provider.worker(workflow)):
+        await provider.trigger(request, timeout=5)
+        await begun.wait()
+        await provider.cancel(request.execution_id, reason="the tenant is deleted")
+        info = await provider.wait(request.execution_id, timeout=5)
+    assert info.state is ExecutionState.CANCELLED
+
+
 async def test_a_stopping_worker_hands_back_what_it_cannot_finish(
     provider: LocalProvider, settings: Settings, log: Log
 ) -> None:

@@ -132,6 +132,8 @@ class Run:
             return self._done[name]
         self._step = name
         output = orjson.dumps(await action())
+        if self._let_go is not None or self._cancel_reason is not None:
+            raise asyncio.CancelledError  # once more: the action has kept it to itself
         checkpoint = Checkpoint(hold=self.hold, name=name, output=output.decode())
         asked_at = time.monotonic()
         self.judge(await self._written(lambda: self._store.checkpoint(checkpoint)), asked_at=asked_at)
