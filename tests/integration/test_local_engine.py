@@ -298,6 +298,43 @@ async def test_a_step_that_keeps_its_cancellation_to_itself_is_the_last(provider
     assert info.state is ExecutionState.CANCELLED
 
 
+async def test_what_one_run_takes_long_to_let_go_of_keeps_no_other_from_being_handed_back(
+    provider: LocalProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("landlord.workflow.providers.local.worker.GRACE", 0.2)
+    monkeypatch.setattr("landlord.workflow.providers.local.worker.LET_GO", 0.5)
+    begun: set[bytes] = set()
+    released = asyncio.Event()
+
+    async def workflow(payload: bytes, step: Any) -> None:
+        async def act() -> None:
+            begun.add(payload)
+            try:
+                await asyncio.sleep(60)
+            finally:
+                if payload == b"slow":
+                    await released.wait()
+
+        await step("one", act)
+
+    slow, quick = (
+        WorkflowRequest(execution_id=f"tenant-{name}-plan", payload=name.encode()) for name in ("slow", "quick")
+    )
+    stop = asyncio.Event()
+    working = asyncio.create_task(provider.worker(workflow).run(stop))
+    for request in (slow, quick):
+        await provider.trigger(request, timeout=5)
+    async with asyncio.timeout(10):
+        while len(begun) < 2:
+            await asyncio.sleep(0.01)
+        stop.set()
+        while (await provider.get(quick.execution_id)).state is not ExecutionState.PENDING:
+            await asyncio.sleep(0.05)
+    assert (await provider.get(slow.execution_id)).state is ExecutionState.RUNNING
+    released.set()
+    await working
+
+
 async def test_a_stopping_worker_hands_back_what_it_cannot_finish(
     provider: LocalProvider, settings: Settings, log: Log
 ) -> None:

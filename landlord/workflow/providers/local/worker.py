@@ -28,8 +28,10 @@ POLL = 1.0
 """Seconds between looks for runs whose worker died; new work is notified."""
 GRACE = 5.0
 """Seconds that runs get to finish once the worker is to stop."""
-HAND_BACK_TIMEOUT = 3.0
-"""Seconds for giving unfinished runs back; without it they wait for the end of their lease."""
+LET_GO = 2.0
+"""Seconds that unfinished ones then get to stop where they are."""
+HAND_BACK_TIMEOUT = 2.0
+"""Seconds for giving those back that did; the others wait for the end of their lease."""
 
 T = TypeVar("T")
 _log = structlog.get_logger(__name__)
@@ -137,21 +139,21 @@ class LocalWorker(Worker):
             purged = await self._tried(lambda: self._store.purge(retention=self._retention))
 
     async def _drain(self) -> None:
-        try:
-            async with asyncio.timeout(GRACE):
-                await self._idle.wait()
+        await _set_within(self._idle, GRACE)
+        if not (left := list(self._runs.values())):
             return
-        except TimeoutError:
-            pass
-        left = list(self._runs.values())
         for run in left:
             run.interrupt(LetGo.STOPPING)
+        await _set_within(self._idle, LET_GO)
+        # Of what does not let go something is still being done here: nobody else may have it yet.
+        free = [run.hold for run in left if run.hold.execution_id not in self._runs]
         try:
             async with asyncio.timeout(HAND_BACK_TIMEOUT):
-                await self._idle.wait()
-                await self._store.hand_back([run.hold for run in left])
+                await self._store.hand_back(free)
         except (TimeoutError, ProviderUnavailable):
-            _log.warning("runs could not be handed back: they wait for the end of their lease", runs=len(left))
+            free = []
+        if waiting := len(left) - len(free):
+            _log.warning("runs could not be handed back: they wait for the end of their lease", runs=waiting)
 
     async def _tried(self, call: Callable[[], Awaitable[T]]) -> T | None:
         """The result, or null (after a pause, logged once) while the database is away."""
