@@ -88,6 +88,25 @@ async def test_no_worker_has_registered(restate_server: dict[str, str]) -> None:
                 await call
 
 
+async def test_what_is_kept_in_mind_has_an_end(restate_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where nobody ever asks what has become of a run, as in the API."""
+    monkeypatch.setattr("landlord.workflow.providers.restate.provider.REMEMBERED", 5)
+
+    async def nothing(_: bytes, __: Step) -> Any:
+        return None
+
+    async with provided(restate_server) as provider, running(provider.worker(nothing)):
+        await registered(provider)
+        runs = [run_of(n=n) for n in range(12)]
+        for run in runs:
+            await provider.trigger(run, timeout=5)
+        assert len(provider._known.ids) == 5
+        for run in runs:
+            await provider.wait(run.execution_id, timeout=10)
+            await provider.cancel(run.execution_id, reason="too late")
+        assert len(provider._known.ids) == 5
+
+
 def test_certificates_that_are_none() -> None:
     with pytest.raises(ConfigurationError, match="LANDLORD_RESTATE_CA_FILE"):
         RestateProvider(settings=Settings(restate_ca_file=__file__))  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from landlord.settings import ConfigurationError, Settings
 from landlord.workflow.execution import Execute, Worker
@@ -30,6 +30,8 @@ FEW = 8
 """So many runs are asked one by one whether they have ended, before the slower question what they do. Of more than that
 only those that would have to be searched for by key."""
 _ID = re.compile(r"[A-Za-z0-9-]+")
+
+Key = TypeVar("Key")
 
 
 class RestateProvider(WorkflowProvider):
@@ -80,7 +82,7 @@ class RestateProvider(WorkflowProvider):
         native = str(value["invocationId"])
         created = value.get("status") == "Accepted"
         digest = request.digest if created else (await self._digests([native])).get(native)
-        self._known.ids[request.execution_id] = native
+        self._known.ids.learn([(request.execution_id, native)])
         return TriggerResult(execution_id=request.execution_id, created=created, digest=digest, native_id=native)
 
     async def get_many(self, execution_ids: Sequence[str]) -> dict[str, ExecutionInfo]:
@@ -135,7 +137,7 @@ class RestateProvider(WorkflowProvider):
         asked += [rows.runs_by_key(self._service, keys)] if keys else []
         answers = await asyncio.gather(*map(self._engine.query, asked))
         found = {row["target_service_key"]: row for answer in answers for row in answer}
-        self._known.ids.update((name, row["id"]) for name, row in found.items())
+        self._known.ids.learn((name, row["id"]) for name, row in found.items())
         return found
 
     async def _digests(self, ids: Sequence[str]) -> dict[str, str]:
@@ -147,8 +149,7 @@ class RestateProvider(WorkflowProvider):
     async def _learn_digests(self, found: Iterable[Mapping[str, Any]]) -> None:
         unread = [row for row in found if _life(row) not in self._known.digests]
         read = await self._digests([row["id"] for row in unread])
-        self._known.digests.update((_life(row), read[row["id"]]) for row in unread if row["id"] in read)
-        self._known.trim()
+        self._known.digests.learn((_life(row), read[row["id"]]) for row in unread if row["id"] in read)
 
     async def _ended(self, execution_ids: Iterable[str]) -> dict[str, ExecutionInfo]:
         """Those among these runs that have ended by our worker's word."""
@@ -170,18 +171,21 @@ class RestateProvider(WorkflowProvider):
         }
 
 
+class _Newest(dict[Key, str]):
+    """Forgets the oldest where there are more than :data:`REMEMBERED`."""
+
+    def learn(self, found: Iterable[tuple[Key, str]]) -> None:
+        self.update(found)
+        while len(self) > REMEMBERED:
+            del self[next(iter(self))]
+
+
 class _Memory:
     """What never changes of a run: its id follows from its key; its digest is that of one life of the id."""
 
     def __init__(self) -> None:
-        self.ids: dict[str, str] = {}
-        self.digests: dict[tuple[str, str], str] = {}
-
-    def trim(self) -> None:
-        """Forget the oldest."""
-        for kept in (self.ids, self.digests):
-            while len(kept) > REMEMBERED:
-                del kept[next(iter(kept))]  # type: ignore[arg-type]
+        self.ids: _Newest[str] = _Newest()
+        self.digests: _Newest[tuple[str, str]] = _Newest()
 
 
 def _life(row: Mapping[str, Any]) -> tuple[str, str]:
