@@ -7,6 +7,7 @@ somebody at night.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -32,9 +33,17 @@ def _bounded(seconds: float) -> float:
     return seconds
 
 
+def _sendable(token: SecretStr) -> SecretStr:
+    if re.search(r"[^!-~]", token.get_secret_value()):
+        raise ValueError("may hold only visible ASCII characters: does it end in a line break?")
+    return token
+
+
 # Not a Field(le=...): that would take the place of the narrower one of a setting.
 Duration = Annotated[float, Field(allow_inf_nan=False), AfterValidator(_bounded)]
 """Seconds. Each setting has its own lower bound."""
+Token = Annotated[SecretStr, AfterValidator(_sendable)]
+"""Goes into a header."""
 
 
 class Settings(BaseSettings):
@@ -68,7 +77,7 @@ class Settings(BaseSettings):
     """Where the Restate server takes invocations."""
     restate_admin_url: str = Field(default="http://127.0.0.1:9070", pattern=r"^https?://[^/?#@]+/?$")
     """Its admin API, which answers what runs do. It has no authentication of its own: keep it private."""
-    restate_token: SecretStr | None = None
+    restate_token: Token | None = None
     """Sent as ``Authorization: Bearer`` to both."""
     restate_ca_file: Path | None = None
     """PEM certificates to trust instead of the system's."""
@@ -90,7 +99,7 @@ class Settings(BaseSettings):
     """The program that ``landlord dev --workflow restate`` starts."""
     callback_url: str | None = Field(default=None, pattern=r"^https?://[^/?#@]+/?$")
     """The API, for workers of ``restate`` to say that a run has ended. Where it is set, reconcilers poll less."""
-    callback_token: SecretStr | None = None
+    callback_token: Token | None = None
     """What workers say it with: a token of the API's, best one with the scope ``callbacks``."""
     worker_concurrency: int = Field(default=64, ge=1, le=1000)
     """Runs one worker executes at a time."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,16 @@ def test_the_default_provider_is_one_of_them(monkeypatch: pytest.MonkeyPatch, fi
     assert refusal().startswith("LANDLORD_COMPUTE_DEFAULT_PROVIDER (environment): must be one of ")
     monkeypatch.setenv("LANDLORD_COMPUTE_PROVIDERS", " , ")
     assert refusal().startswith("LANDLORD_COMPUTE_PROVIDERS (environment): ")
+
+
+@pytest.mark.parametrize("token", ["hunter2\n", "hunter2\r\n", "hunter 2", "h\xfcnter2"])
+@pytest.mark.parametrize("name", ["restate_token", "callback_token"])
+def test_a_token_that_no_header_takes(monkeypatch: pytest.MonkeyPatch, file: Path, name: str, token: str) -> None:
+    """As Kubernetes secrets often have it, which were made of a line: every call with it would fail."""
+    variable = f"{PREFIX}{name.upper()}"
+    file.write_text(f"{name}: {json.dumps(token)}")
+    told = [refusal()]
+    monkeypatch.setenv(variable, token)
+    told.append(refusal())
+    assert [line.split(")")[0] for line in told] == [f"{variable} ({file}", f"{variable} (environment"]
+    assert all("nter" not in line for line in told)
