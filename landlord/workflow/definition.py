@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 import structlog
 
+from landlord import canonical
 from landlord.compute import config as compute_config
 from landlord.compute.provider import (
     ComputeError,
@@ -91,7 +92,7 @@ class _Context:
     async def step(self, name: str, action: Callable[[], Awaitable[Any]]) -> Any:
         async def guarded() -> Any:
             try:
-                return await action()
+                return canonical.storable(await action())
             except RunFailed:
                 raise
             except (Exception, asyncio.CancelledError) as error:
@@ -106,15 +107,15 @@ class _Context:
 
 def failure_of(error: BaseException, *, step: str) -> WorkflowFailure:
     """An exception of a step in terms of the workflow. Texts of unexpected ones are left out: they may hold secrets."""
-    match error:
-        case NewerGeneration():
-            details = {"existing_generation": error.existing}
-            return WorkflowFailure(code=error.code, message=str(error), permanent=True, step=step, details=details)
-        case ComputeError():
-            permanent = isinstance(error, PermanentComputeError)
-            return WorkflowFailure(code=error.code, message=str(error), permanent=permanent, step=step)
-        case _:
-            return WorkflowFailure(code="InternalError", message=f"unexpected {type(error).__name__}", step=step)
+    if not isinstance(error, ComputeError):
+        return WorkflowFailure(code="InternalError", message=f"unexpected {type(error).__name__}", step=step)
+    return WorkflowFailure(
+        code=error.code,
+        message=canonical.storable(str(error)),
+        permanent=isinstance(error, PermanentComputeError),
+        step=step,
+        details={"existing_generation": error.existing} if isinstance(error, NewerGeneration) else {},
+    )
 
 
 async def _plan(context: _Context) -> dict[str, Any]:

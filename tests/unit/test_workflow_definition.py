@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import orjson
 import pytest
 
 from landlord.compute.provider import (
@@ -240,6 +241,18 @@ async def test_errors_of_apply(error: Exception, code: str, permanent: bool) -> 
     failure = await _failure(PAYLOAD, Fake(fails={"apply": error}))
     assert (failure.code, failure.permanent, failure.step) == (code, permanent, "apply")
     assert "hunter2" not in failure.message
+
+
+async def test_what_no_engine_takes_is_replaced_in_a_providers_words() -> None:
+    """Half a surrogate pair is what Python makes of bytes that are no UTF-8: in file names, in a program's output."""
+    error = PermanentComputeError("cannot read 'f\udcfcr.tf'")
+    failure = await _failure(PAYLOAD, Fake(fails={"apply": error}))
+    assert (failure.code, failure.permanent) == ("ComputeRefused", True)
+    assert orjson.loads(orjson.dumps(failure.to_json()))["message"] == "cannot read 'f?r.tf'"
+    status = _status()
+    named = replace(status, outputs=replace(status.outputs, resources={"volume": "f\udcfcr"}))
+    output = await _run(PAYLOAD, Fake(named))
+    assert orjson.loads(orjson.dumps(output))["resources"] == {"volume": "f?r"}
 
 
 async def test_a_cancellation_that_nobody_asked_for_is_a_failure() -> None:
