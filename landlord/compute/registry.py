@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 
+from landlord import plugins
 from landlord.compute.provider import ComputeProvider
 from landlord.settings import PREFIX, ConfigurationError, Settings
 
 GROUP = "landlord.compute_providers"
 KEY = f"{PREFIX}COMPUTE_PROVIDERS"
+WHAT = "compute provider"
 
 
 class UnknownComputeProvider(LookupError):
@@ -31,7 +33,10 @@ class ComputeRegistry:
     def __init__(self, *, settings: Settings) -> None:
         installed = {point.name: point for point in entry_points(group=GROUP)}
         self._providers: Mapping[str, ComputeProvider] = {
-            name: _load(name, installed=installed)(settings=settings) for name in settings.compute_providers
+            name: plugins.make(
+                _point(name, installed=installed), kind=ComputeProvider, what=WHAT, key=KEY, settings=settings
+            )
+            for name in settings.compute_providers
         }
         self._default = settings.default_compute_provider
 
@@ -69,17 +74,8 @@ class ComputeRegistry:
             raise faults[0]
 
 
-def _load(name: str, *, installed: Mapping[str, EntryPoint]) -> Callable[..., ComputeProvider]:
-    point = installed.get(name)
-    if point is None:
+def _point(name: str, *, installed: Mapping[str, EntryPoint]) -> EntryPoint:
+    if (point := installed.get(name)) is None:
         known = ", ".join(sorted(installed)) or "none (is the landlord distribution installed?)"
-        raise ConfigurationError(f"{KEY}: no compute provider {name!r}; installed: {known}")
-    try:
-        loaded = point.load()
-    except (ImportError, AttributeError) as error:
-        raise ConfigurationError(
-            f"{KEY}: compute provider {name!r} ({point.value}) cannot be loaded: {error}"
-        ) from error
-    if not (isinstance(loaded, type) and issubclass(loaded, ComputeProvider)):
-        raise ConfigurationError(f"{KEY}: compute provider {name!r} ({point.value}) is not a ComputeProvider")
-    return loaded
+        raise ConfigurationError(f"{KEY}: no {WHAT} {name!r}; installed: {known}")
+    return point

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import entry_points
 
+from landlord import plugins
 from landlord.settings import PREFIX, ConfigurationError, Settings
 from landlord.workflow.provider import WorkflowProvider
 
@@ -22,13 +23,7 @@ def create(*, settings: Settings) -> WorkflowProvider:
     if not points:
         allowed = ", ".join(names()) or "none is installed"
         raise ConfigurationError(f"{KEY}: unknown workflow provider {settings.workflow_provider!r}; allowed: {allowed}")
-    point = next(iter(points))
-    try:
-        loaded = point.load()
-    except (ImportError, AttributeError) as error:
-        raise ConfigurationError(
-            f"{KEY}: workflow provider {point.name!r} ({point.value}) cannot be loaded: {error}"
-        ) from error
-    if not (isinstance(loaded, type) and issubclass(loaded, WorkflowProvider)):
-        raise ConfigurationError(f"{KEY}: {point.value} is not a WorkflowProvider")
-    return loaded(settings=settings)  # type: ignore[call-arg]  # the constructor is part of the interface's text
+    made: WorkflowProvider = plugins.make(
+        next(iter(points)), kind=WorkflowProvider, what="workflow provider", key=KEY, settings=settings
+    )
+    return made
