@@ -23,6 +23,7 @@ from landlord.dev.postgres import PostgresServer
 from landlord.settings import Settings
 from landlord.workflow.provider import ExecutionState, ProviderUnavailable, WorkflowRequest
 from landlord.workflow.providers.local import LocalProvider
+from landlord.workflow.providers.local.store import Checkpoint, Ending
 from landlord.workflow.providers.local.worker import LocalWorker
 
 LEASE = 1.0
@@ -159,8 +160,6 @@ async def test_a_frozen_worker_is_fenced_off(provider: LocalProvider, settings: 
 
 async def test_the_fence_is_compared_where_it_is_written(provider: LocalProvider, settings: Settings) -> None:
     """The same without relying on when a process wakes: the holder of an old claim writes everything it can."""
-    from landlord.workflow.providers.local.store import Checkpoint, Ending
-
     store = provider._store
     request = WorkflowRequest(execution_id="tenant-a-plan", payload=b"{}")
     await store.insert(request)
@@ -179,6 +178,27 @@ async def test_the_fence_is_compared_where_it_is_written(provider: LocalProvider
     await provider.cancel(request.execution_id, reason="gone", force=True)
     assert not await store.finish(Ending(hold=new.hold, state=ExecutionState.SUCCEEDED))
     assert (await provider.get(request.execution_id)).state is ExecutionState.CANCELLED
+
+
+async def test_a_claim_that_the_database_lost_is_not_taken_for_the_next_one(
+    provider: LocalProvider, settings: Settings
+) -> None:
+    """A standby that takes over may not have got it, nor may a backup: fences that only count are given out twice."""
+    store = provider._store
+    request = WorkflowRequest(execution_id="tenant-b-plan", payload=b"{}")
+    await store.insert(request)
+    before = _row(settings, request.execution_id)
+    (old,) = await store.claim(most=1, worker="old")
+    with psycopg.connect(settings.database_url.get_secret_value()) as connection:
+        connection.execute("delete from local_executions where installation = %s", [settings.installation])
+        columns = ", ".join(f"%({name})s" for name in before)
+        connection.execute(f"insert into local_executions values ({columns})", before)  # noqa: S608 - names of columns
+    (new,) = await store.claim(most=1, worker="new")
+    assert not (await store.renew([old.hold]))[old.hold].held
+    assert not (await store.checkpoint(Checkpoint(hold=old.hold, name="s", output="1"))).held
+    assert not await store.finish(Ending(hold=old.hold, state=ExecutionState.SUCCEEDED))
+    assert (await store.renew([new.hold]))[new.hold].held
+    await provider.cancel(request.execution_id, reason="enough seen", force=True)
 
 
 async def test_cancel_reaches_a_running_step_within_two_seconds(

@@ -91,7 +91,8 @@ CLAIM = Statement(
         for update skip locked
     ), claimed as (
         update local_executions e
-        set state = 'running', fence = fence + 1, attempts = attempts + 1, worker = :worker,
+        set state = 'running', attempts = attempts + 1, worker = :worker,
+            fence = greatest(fence + 1, cast(extract(epoch from clock_timestamp()) * 1000000 as bigint)),
             due_at = now() + make_interval(secs => :lease), started_at = coalesce(started_at, now())
         from due
         where e.installation = due.installation and e.execution_id = due.execution_id
@@ -104,6 +105,8 @@ CLAIM = Statement(
     from claimed c
     """
 )
+"""Each claim has a fence that no other has: one that the database has lost (in a restore, or in a failover to a standby
+that had not got it) may still be in somebody's hands, and must not equal the next."""
 
 _MINE = """
     input as (
