@@ -70,8 +70,8 @@ class Look:
     async def run(self) -> None:
         """Look until nothing is left to do. Raises :class:`Restless`.
 
-        A write that is refused although nobody was faster is against the cluster's own rules (a policy, a webhook). That is
-        raised, too, once the status tells it: what was true before must not be left standing there.
+        A write that is refused although nobody was faster is against the cluster's own rules (a policy, a webhook).
+        That is raised, too, once the status tells it: what was true before must not be left standing there.
         """
         if self._shown is not None and await self._glance(self._shown):
             return

@@ -192,7 +192,7 @@ async def test_a_claim_that_the_database_lost_is_not_taken_for_the_next_one(
     with psycopg.connect(settings.database_url.get_secret_value()) as connection:
         connection.execute("delete from local_executions where installation = %s", [settings.installation])
         columns = ", ".join(f"%({name})s" for name in before)
-        connection.execute(f"insert into local_executions values ({columns})", before)  # noqa: S608 - names of columns
+        connection.execute(f"insert into local_executions values ({columns})", before)
     (new,) = await store.claim(most=1, worker="new")
     assert not (await store.renew([old.hold]))[old.hold].held
     assert not (await store.checkpoint(Checkpoint(hold=old.hold, name="s", output="1"))).held

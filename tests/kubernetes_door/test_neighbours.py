@@ -1,4 +1,4 @@
-"""Others in the cluster, with rules, webhooks and finalizers of their own: what they do to us, and what we say of it."""
+"""Others in the cluster, with rules, webhooks and finalizers of their own: what they do to us, what we say of it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TENANTS = {"apiGroups": ["landlord.dev"], "apiVersions": ["*"], "resources": ["t
 
 @asynccontextmanager
 async def policy(landlord: Landlord, *, expression: str, refused: dict[str, Any]) -> AsyncIterator[None]:
-    """What administrators demand of every ``Tenant`` that is written; ``refused`` is a configuration which is not so."""
+    """What administrators demand of every ``Tenant`` that is written; ``refused`` is a configuration that is not so."""
 
     async def refuses() -> bool:
         tried = ("apply", "--dry-run=server", "-f", "-")

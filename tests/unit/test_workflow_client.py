@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from importlib.metadata import EntryPoint
 from typing import Any, ClassVar
 
 import pytest
@@ -152,6 +153,33 @@ async def test_completions_that_cannot_be_listened_to_are_tried_again(monkeypatc
 def test_an_unknown_provider_is_a_configuration_error() -> None:
     with pytest.raises(ConfigurationError, match=r"LANDLORD_WORKFLOW_PROVIDER: .*'nope'.*local, mock"):
         registry.create(settings=Settings(workflow_provider="nope"))
+
+
+@pytest.mark.parametrize(
+    ("raised", "reason"),
+    [
+        (ModuleNotFoundError("No module named 'gone'"), "No module named 'gone'"),
+        (RuntimeError("password=hunter2"), "RuntimeError"),
+        (None, "unexpected keyword argument 'settings'"),
+    ],
+)
+def test_a_provider_that_cannot_be_had_is_a_configuration_error(
+    monkeypatch: pytest.MonkeyPatch, raised: Exception | None, reason: str
+) -> None:
+    class Older(MockProvider):
+        def __init__(self) -> None:
+            super().__init__()
+
+    def load(_: EntryPoint) -> Any:
+        if raised is not None:
+            raise raised
+        return Older
+
+    monkeypatch.setattr(EntryPoint, "load", load)
+    with pytest.raises(ConfigurationError, match=r"^LANDLORD_WORKFLOW_PROVIDER: .* cannot be loaded") as caught:
+        registry.create(settings=Settings())
+    assert reason in str(caught.value)
+    assert "hunter2" not in str(caught.value)
 
 
 def test_a_bad_url_is_a_configuration_error() -> None:

@@ -23,6 +23,12 @@ class Other(MockProvider):
     async def ready(self): raise ComputeUnavailable("other is away")
 
 class Nothing: ...
+
+class Older(MockProvider):
+    def __init__(self): ...
+
+class Bitter(MockProvider):
+    def __init__(self, *, settings): raise ValueError("password=hunter2")
 """
 
 
@@ -38,7 +44,13 @@ def third_party(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "other = landlord_third_party:Other\n"
         "nothing = landlord_third_party:Nothing\n"
         "broken = landlord_third_party_absent:Gone\n"
+        "older = landlord_third_party:Older\n"
+        "bitter = landlord_third_party:Bitter\n"
+        "raising = landlord_third_party_raising:Any\n"
+        "unreadable = landlord_third_party_unreadable:Any\n"
     )
+    (tmp_path / "landlord_third_party_raising.py").write_text("raise RuntimeError('password=hunter2')\n")
+    (tmp_path / "landlord_third_party_unreadable.py").write_text("def :\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "landlord_third_party", raising=False)
 
@@ -71,13 +83,18 @@ def test_an_unknown_name_says_what_is_allowed() -> None:
     [
         ("absent", "no compute provider 'absent'; installed: .*other"),
         ("nothing", "is not a ComputeProvider"),
-        ("broken", "compute provider 'broken' .* cannot be loaded"),
+        ("broken", "compute provider 'broken' .* cannot be loaded: No module named"),
+        ("older", "compute provider 'older' .* cannot be loaded: .* unexpected keyword argument 'settings'"),
+        ("bitter", "compute provider 'bitter' .* cannot be loaded: ValueError"),
+        ("raising", "compute provider 'raising' .* cannot be loaded: RuntimeError"),
+        ("unreadable", "compute provider 'unreadable' .* cannot be loaded: invalid syntax"),
     ],
 )
 def test_a_provider_that_cannot_be_had_names_the_key(name: str, reason: str) -> None:
     with pytest.raises(ConfigurationError, match=f"^LANDLORD_COMPUTE_PROVIDERS: .*{reason}") as caught:
         ComputeRegistry(settings=Settings(compute_providers=(name,)))
     assert "\n" not in str(caught.value)
+    assert "hunter2" not in str(caught.value)
 
 
 async def test_our_own_are_installed() -> None:
