@@ -18,7 +18,7 @@ def upgrade() -> None:
                 check (state in ('pending', 'running', 'succeeded', 'failed', 'cancelled')),
             -- When a worker may take it: new work at once, running work once the lease is over; null when ended.
             due_at timestamptz default now(),
-            -- Grows with each claim and forced end. Whoever writes names the fence it was given; older ones are refused.
+            -- Grows with each claim and forced end. Who writes names the fence it was given; an older one is refused.
             fence bigint not null default 0,
             attempts integer not null default 0,
             worker text,
