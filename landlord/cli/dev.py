@@ -59,12 +59,13 @@ from landlord.settings import ConfigurationError
     " when it is plainly a local one, else a private one.",
 )
 @click.option(
-    "--reset", is_flag=True, help="First remove the tenants' containers and resources and the state of earlier runs."
+    "--reset", is_flag=True, help="First remove the tenants' containers and resources and the state; then start."
 )
 def dev(*, port: int, state_dir: Path, workflow: str, compute: str, kubernetes: str, reset: bool) -> None:
-    """Run all of Landlord here: Postgres, API, worker, operator, and a Kubernetes API server.
+    """Run all of Landlord on this machine, to try it out.
 
-    Ctrl-C ends it. What it has made is kept in the state folder and goes on next time.
+    Postgres, API, worker, operator, and a Kubernetes API server: what is not there is started. LANDLORD_* settings are
+    heeded. Ctrl-C ends it. What it has made is kept in the state folder and goes on next time.
     """
     options = Options(
         port=port,
@@ -99,20 +100,21 @@ async def _main(options: Options, stop: asyncio.Event) -> None:
 
 async def _serve(options: Options) -> None:
     async with system.running(options, say=_say) as started:
-        kubernetes = await started.complete()
+        kubectl = await started.complete()
         _say(f"ready: {started.url}")
-        for line in _next_steps(started.url, kubernetes=kubernetes):
+        for line in _next_steps(started.url, kubectl=kubectl):
             _say(line)
         await asyncio.Event().wait()
 
 
-def _next_steps(url: str, *, kubernetes: bool) -> list[str]:
+def _next_steps(url: str, *, kubectl: str | None) -> list[str]:
+    """To be copied: they must not meet another cluster, that of the reader's current context, say."""
     return [
         "try:",
         f"  curl -X POST {url}/api/tenants -H 'Content-Type: application/json' \\",
         """       -d '{"id": "demo", "compute_provider": "mock", "compute_config": {}}'""",
         f"  curl {url}/api/tenants/demo",
-        *(["  kubectl get tenant demo --watch", "  kubectl delete tenant demo"] if kubernetes else []),
+        *([f"  {kubectl} get tenant demo --watch", f"  {kubectl} delete tenant demo"] if kubectl else []),
         f"  open {url}/api/docs",
     ]
 

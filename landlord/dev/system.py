@@ -102,9 +102,9 @@ class System:
         self._cluster = cluster
         self.url = url
 
-    async def complete(self) -> bool:
-        """Bring what reconciles and the Kubernetes door; returns when everything that will serve is serving, and
-        whether that door is open.
+    async def complete(self) -> str | None:
+        """Bring what reconciles and the Kubernetes door; returns when everything that will serve is serving, and how
+        kubectl comes to that door (null where it is not open).
 
         Where the control plane has to be built or is slow, a controller reconciles until the operator takes over.
         Where no cluster can be had it stays, and one line has said why.
@@ -116,12 +116,13 @@ class System:
             controller = await parts.background("controller")
         environment = await self._cluster
         if environment is None:
-            return False
+            return None
         parts.environment.update(environment)
         await parts.background("operator")
         if controller is not None:
             await controller.stop()
-        return True
+        context = environment.get("LANDLORD_KUBERNETES_CONTEXT")
+        return f"kubectl --context {context}" if context else f"kubectl --kubeconfig {environment['KUBECONFIG']}"
 
 
 async def _together(first: Coroutine[None, None, A], second: Coroutine[None, None, B]) -> tuple[A, B]:

@@ -115,6 +115,7 @@ async def test_both_doors_with_docker_over_a_restart(
     async with dev("--kubernetes", "embedded", state=state, environment=environment) as running:
         await running.says("ready: ", seconds=120)
         assert "compute: docker by default" in running.output
+        await running.says(f"  kubectl --kubeconfig {state / 'kubeconfig'} get tenant demo", seconds=5)
         status, _ = await running.request("POST", "/api/tenants", {"id": "by-rest", "compute_config": config})
         assert status == 202
         await running.kubectl("apply", "-f", "-", stdin=_resource("by-kubectl", config))
@@ -234,6 +235,7 @@ async def test_reset_takes_its_resources_out_of_a_users_cluster(
         async with dev("--compute", "mock", state=state, environment=environment) as running:
             await running.says("ready: ", seconds=120)
             assert f"kubernetes: context {controlplane.CONTEXT}" in running.output
+            await running.says(f"  kubectl --context {controlplane.CONTEXT} get tenant demo", seconds=5)
             await running.request("POST", "/api/tenants", {"id": "by-rest", "compute_config": {}})
             await _kubectl(users, "apply", "-f", "-", stdin=_resource("by-kubectl", {}))
             for tenant in ("by-rest", "by-kubectl"):
