@@ -23,9 +23,10 @@ _log = structlog.get_logger(__name__)
 
 @click.command
 def controller() -> None:
-    """Reconcile tenants with the workflow engine, without Kubernetes.
+    """Reconcile tenants, where there is no cluster.
 
-    For installations without a cluster; where there is one, the operator does the same. Any number may run.
+    Where there is one, the operator does the same. Any number may run. LANDLORD_HEALTH_PORT serves /healthz, /readyz
+    and /metrics.
     """
     run(_main)
 

@@ -53,5 +53,6 @@ class _Broken(click.Command):
 def main() -> None:
     """Provision the tenants of a SaaS product and keep them alive.
 
-    Configured by LANDLORD_* variables and, if LANDLORD_CONFIG names one, a YAML file.
+    Configured by LANDLORD_* variables and, if LANDLORD_CONFIG names one, a YAML file; `landlord config` shows all
+    settings. To begin with: `landlord dev`.
     """

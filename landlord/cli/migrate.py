@@ -17,9 +17,10 @@ from landlord.workflow.provider import ProviderUnavailable
 
 @click.command
 def migrate() -> None:
-    """Create or upgrade the tenants' tables, and make the workflow engine know the workflow.
+    """Bring the databases up to this release.
 
-    Safe to repeat, and to run from several places at once: they wait for each other.
+    Creates or upgrades the tenants' tables, and makes the workflow engine know the workflow. Safe to repeat, and to
+    run from several places at once: they wait for each other.
     """
     run(_main)
 
