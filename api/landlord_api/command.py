@@ -7,8 +7,9 @@ import asyncio
 import click
 
 from landlord.cli.run import run
+from landlord.installation import assemble
 from landlord.settings import Settings
-from landlord_api.server import serve
+from landlord_api.server import listening
 
 
 @click.command
@@ -22,4 +23,5 @@ def api() -> None:
 
 
 async def _main(settings: Settings, stop: asyncio.Event) -> None:
-    await serve(settings, stop=stop)
+    async with assemble(settings) as installation, listening(installation):
+        await stop.wait()

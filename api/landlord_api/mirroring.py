@@ -17,7 +17,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mirroring:
-    """What :func:`landlord_api.server.serve` is given for it."""
+    """What :func:`landlord_api.app.create_app` is given for it."""
 
     after_create: AfterCreate | None = None
     checks: dict[str, Check] = field(default_factory=dict)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
-from collections.abc import Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import structlog
 from aiohttp import web
 
-from landlord.installation import assemble
+from landlord.installation import Installation
 from landlord.settings import PREFIX, ConfigurationError, Settings
 from landlord.tenants.metrics import QUEUE
-from landlord.workflow.client import WorkflowClient
 from landlord_api.app import create_app
 from landlord_api.auth import KEY, Tokens
 from landlord_api.mirroring import mirroring
@@ -24,20 +23,16 @@ GRACE = 5.0
 _log = structlog.get_logger(__name__)
 
 
-async def serve(
-    settings: Settings,
-    *,
-    stop: asyncio.Event,
-    client: WorkflowClient | None = None,
-    serving: Callable[[str], None] | None = None,
-) -> None:
-    """Serve until ``stop`` is set, then finish what was accepted.
+@asynccontextmanager
+async def listening(parts: Installation) -> AsyncIterator[str]:
+    """Serve REST while the context lasts, then finish what was accepted; gives the URL.
 
-    ``client`` is one that the caller keeps; else one is made. ``serving`` is told the URL once we listen; a database or
-    an engine that is away does not keep us from that. Raises :class:`~landlord.settings.ConfigurationError`.
+    A database or an engine that is away keeps nobody from listening. Raises
+    :class:`~landlord.settings.ConfigurationError`.
     """
+    settings = parts.settings
     tokens = _tokens(settings)
-    async with assemble(settings, client=client) as parts, mirroring(settings) as mirror:
+    async with mirroring(settings) as mirror:
         QUEUE.labels(queue="commits").set_function(lambda: parts.repository.depth)
         app = create_app(
             client=parts.client,
@@ -60,9 +55,7 @@ async def serve(
         try:
             url = await _listen(runner, settings)
             _log.info("started", url=url, callers="anonymous" if tokens is None else "by token")
-            if serving is not None:
-                serving(url)
-            await stop.wait()
+            yield url
         finally:
             await runner.cleanup()
             _log.info("stopped")

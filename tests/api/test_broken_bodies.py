@@ -6,15 +6,16 @@ import asyncio
 import logging
 import zlib
 from collections.abc import AsyncIterator, Iterator, MutableMapping
+from contextlib import AsyncExitStack
 from typing import Any
 
 import aiohttp
 import orjson
 import pytest
 import structlog
+from fixtures.rest import listening
 
 from landlord.settings import Settings
-from landlord_api.server import serve
 
 POST = b"POST /api/tenants HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
 DELETE = b"DELETE /api/tenants/nobody HTTP/1.1\r\nHost: a\r\n"
@@ -26,13 +27,12 @@ Log = MutableMapping[str, Any]
 @pytest.fixture
 async def port(settings: Settings) -> AsyncIterator[int]:
     """Of the served API. That it ends soon shows that no connection holds it up."""
-    stop, urls = asyncio.Event(), asyncio.Queue[str]()
     own = {"api_port": 0, "workflow_provider": "mock", "kubernetes_mirror": False}
-    served = asyncio.create_task(serve(settings.model_copy(update=own), stop=stop, serving=urls.put_nowait))
-    yield int((await urls.get()).rsplit(":", 1)[1])
-    stop.set()
-    async with asyncio.timeout(5):
-        await served
+    async with AsyncExitStack() as stack:
+        url = await stack.enter_async_context(listening(settings.model_copy(update=own)))
+        yield int(url.rsplit(":", 1)[1])
+        async with asyncio.timeout(5):
+            await stack.aclose()
 
 
 @pytest.fixture

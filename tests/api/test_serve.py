@@ -15,14 +15,14 @@ from pathlib import Path
 import aiohttp
 import orjson
 import pytest
-from fixtures.rest import serving, unique
+from fixtures.rest import listening, serving, unique
 from pydantic import SecretStr
 
 from landlord.settings import LONGEST, ConfigurationError, Settings
 from landlord.workflow.client import WorkflowClient
 from landlord.workflow.provider import TriggerResult, WorkflowRequest
 from landlord.workflow.providers.mock import MockProvider, Stay
-from landlord_api.server import loopback, serve
+from landlord_api.server import loopback
 
 CONFIG = {"image": "app:1"}
 
@@ -52,14 +52,14 @@ def test_loopback(host: str, expected: bool) -> None:
 
 
 async def test_listening_beyond_loopback_needs_tokens(settings: Settings, tmp_path: Path) -> None:
-    stop = asyncio.Event()
-    stop.set()
     beyond = settings.model_copy(update={"api_host": "0.0.0.0", "api_port": 0, "workflow_provider": "mock"})
     with pytest.raises(ConfigurationError, match="LANDLORD_API_TOKENS_FILE"):
-        await serve(beyond, stop=stop)
+        async with listening(beyond):
+            pass
     file = tmp_path / "tokens"
     await asyncio.to_thread(file.write_text, f"ci:{hashlib.sha256(b'secret').hexdigest()}")
-    await serve(beyond.model_copy(update={"api_tokens_file": file}), stop=stop)
+    async with listening(beyond.model_copy(update={"api_tokens_file": file})):
+        pass
 
 
 async def test_a_port_that_is_taken(settings: Settings) -> None:
@@ -67,17 +67,16 @@ async def test_a_port_that_is_taken(settings: Settings) -> None:
     port = server.sockets[0].getsockname()[1]
     own = settings.model_copy(update={"api_port": port, "workflow_provider": "mock"})
     with pytest.raises(ConfigurationError, match=f"LANDLORD_API_PORT: cannot listen on 127.0.0.1:{port}"):
-        await serve(own, stop=asyncio.Event())
+        async with listening(own):
+            pass
     server.close()
     await server.wait_closed()
 
 
 async def test_expectations(settings: Settings) -> None:
     """One is met; the others are passed over, on a path that leads nowhere too."""
-    stop, urls = asyncio.Event(), asyncio.Queue[str]()
     own = settings.model_copy(update={"api_port": 0, "workflow_provider": "mock"})
-    served = asyncio.create_task(serve(own, stop=stop, serving=urls.put_nowait))
-    async with aiohttp.ClientSession(await urls.get()) as session:
+    async with listening(own) as url, aiohttp.ClientSession(url) as session:
         for path, status in (("/healthz", 200), ("/api/tenants", 200), ("/nowhere", 404)):
             async with session.get(path, headers={"Expect": "the unexpected"}) as answer:
                 assert (answer.status, answer.headers["Server"]) == (status, "landlord")
@@ -85,8 +84,6 @@ async def test_expectations(settings: Settings) -> None:
         body = {"id": unique(), "compute_config": CONFIG}
         async with session.post("/api/tenants", json=body, expect100=True) as answer:  # waits for the 100
             assert answer.status == 202
-    stop.set()
-    await served
 
 
 class Slow(MockProvider):
@@ -104,22 +101,18 @@ class Slow(MockProvider):
 
 
 async def test_what_was_accepted_is_finished(settings: Settings) -> None:
-    engine, stop, urls = Slow(), asyncio.Event(), asyncio.Queue[str]()
+    engine = Slow()
     own = settings.model_copy(update={"api_port": 0})
     async with WorkflowClient(engine, trigger_timeout=5) as client, aiohttp.ClientSession() as session:
-        served = asyncio.create_task(serve(own, stop=stop, client=client, serving=urls.put_nowait))
-        url = await urls.get()
-        idle = await session.get(f"{url}/healthz")
-        assert idle.status == 200
-        body = {"id": unique(), "compute_config": CONFIG}
-        post = asyncio.create_task(session.post(f"{url}/api/tenants", json=body))
-        await engine.asked.wait()
-        stop.set()
+        async with asyncio.timeout(15), listening(own, client=client) as url:
+            idle = await session.get(f"{url}/healthz")
+            assert idle.status == 200
+            body = {"id": unique(), "compute_config": CONFIG}
+            post = asyncio.create_task(session.post(f"{url}/api/tenants", json=body))
+            await engine.asked.wait()
         answer = await post
         assert answer.status == 202
         assert (await answer.json())["workflow_execution_id"] == f"tenant-{body['id']}-plan"
-        async with asyncio.timeout(5):
-            await served
         with pytest.raises(aiohttp.ClientConnectionError):
             await session.get(f"{url}/healthz")
 
@@ -140,16 +133,13 @@ async def test_what_was_accepted_is_finished(settings: Settings) -> None:
     ],
 )
 async def test_what_is_no_http_is_a_problem_too(settings: Settings, sent: bytes) -> None:
-    stop, urls = asyncio.Event(), asyncio.Queue[str]()
     own = settings.model_copy(update={"api_port": 0, "workflow_provider": "mock"})
-    served = asyncio.create_task(serve(own, stop=stop, serving=urls.put_nowait))
-    port = int((await urls.get()).rsplit(":", 1)[1])
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(sent)
-    async with asyncio.timeout(10):
+    async with listening(own) as url, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rsplit(":", 1)[1]))
+        writer.write(sent)
         head, _, body = (await reader.read()).partition(b"\r\n\r\n")  # to its end: the connection is closed
-    writer.close()
-    await writer.wait_closed()
+        writer.close()
+        await writer.wait_closed()
     status, *lines = head.decode().split("\r\n")
     headers = dict(line.split(": ", 1) for line in lines)
     assert status.endswith(" 400 Bad Request")
@@ -159,8 +149,6 @@ async def test_what_is_no_http_is_a_problem_too(settings: Settings, sent: bytes)
     assert problem.keys() == {"type", "title", "status", "detail", "errors", "request_id"}
     assert (problem["status"], problem["request_id"]) == (400, headers["X-Request-ID"])
     assert b"hunter2" not in body
-    stop.set()
-    await served
 
 
 @contextlib.asynccontextmanager
@@ -238,7 +226,6 @@ async def test_the_longest_durations_are_carried_out(settings: Settings) -> None
 
 
 async def test_it_serves_while_postgres_is_away(settings: Settings) -> None:
-    stop, urls = asyncio.Event(), asyncio.Queue[str]()
     own = settings.model_copy(
         update={
             "api_port": 0,
@@ -246,9 +233,5 @@ async def test_it_serves_while_postgres_is_away(settings: Settings) -> None:
             "database_url": SecretStr("postgresql://nobody@127.0.0.1:1/none"),
         }
     )
-    served = asyncio.create_task(serve(own, stop=stop, serving=urls.put_nowait))
-    url = await urls.get()
-    async with aiohttp.ClientSession() as session, session.get(f"{url}/readyz") as answer:
+    async with listening(own) as url, aiohttp.ClientSession() as session, session.get(f"{url}/readyz") as answer:
         assert answer.status == 503
-    stop.set()
-    await served
