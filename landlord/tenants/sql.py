@@ -166,14 +166,26 @@ returning id
 
 LOOK_AT = Statement(
     """
-update tenants t set next_check_at = now() + make_interval(secs => w.seconds)
-from jsonb_to_recordset(cast(:items as jsonb)) as w(id text, revision bigint, seconds float8)
-where t.id = w.id and t.revision = w.revision
+with locked as materialized (  -- in the order in which COMMIT does it
+    select t.id, w.seconds
+    from tenants t join jsonb_to_recordset(cast(:items as jsonb)) as w(id text, revision bigint, seconds float8)
+        on t.id = w.id and t.revision = w.revision
+    order by t.id for no key update of t
+)
+update tenants t set next_check_at = now() + make_interval(secs => locked.seconds)
+from locked where t.id = locked.id
 """
 )
 """Null seconds: nobody has to look."""
 
-WAKE = Statement("update tenants set next_check_at = now() where next_check_at > now()")
+WAKE = Statement(
+    """
+with locked as materialized (
+    select id from tenants where next_check_at > now() order by id for no key update
+)
+update tenants t set next_check_at = now() from locked where t.id = locked.id
+"""
+)
 
 OWNERS = Statement("select distinct tenant_id from executions where execution_id = any(cast(:ids as text[]))")
 

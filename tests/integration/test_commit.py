@@ -29,6 +29,10 @@ from landlord.tenants.service import after
 POLICY = Policy(installation="test", provider="local", complete=lambda _, config: dict(config))
 VALIDATION = Validation(default_provider="mock", faults=lambda _, __: [], check=lambda _: None)
 
+WAITING = Statement(
+    "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+)
+
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
@@ -229,6 +233,27 @@ async def test_claims_are_exclusive_and_leave_the_revision_alone(repository: Rep
     found = await repository.load(snapshot.id)
     assert found.tenant is not None
     assert found.tenant.revision == snapshot.tenant.revision
+
+
+@pytest.mark.parametrize("what", ["look", "wake"])
+async def test_rows_are_locked_in_the_order_in_which_commits_do_it(
+    repository: Repository, database: Database, what: str
+) -> None:
+    """Or batches of two processes would wait for each other: a second at least, and one of them fails."""
+    one, two = sorted([unique(), unique()])
+    tenants = [(await create(repository, tenant_id)).tenant for tenant_id in (two, one)]
+    async with await psycopg.AsyncConnection.connect(database.conninfo) as other:
+        await other.execute("select from tenants where id = %s for update", [one])
+        if what == "look":
+            writing = asyncio.gather(*(repository.look_at(tenant, seconds=5) for tenant in tenants if tenant))
+        else:
+            writing = asyncio.gather(repository.wake())
+        async with asyncio.timeout(10):
+            while not (await database.execute(WAITING))[0].count:
+                await asyncio.sleep(0.01)
+        await other.execute("select from tenants where id = %s for update", [two])
+        await other.commit()
+        await writing
 
 
 async def test_a_purged_tombstone_leaves_its_counters(repository: Repository, database: Database) -> None:
