@@ -243,10 +243,13 @@ set generation = excluded.generation, version = excluded.version, counters = exc
 IN_FLIGHT = Statement(
     """
 select status, count(*) as tenants,
-    extract(epoch from now() - min(updated_at) filter (where status not in ('ready', 'deleted', 'failed'))) as oldest
+    extract(epoch from now() - min(updated_at) filter (
+        where status not in ('ready', 'deleted', 'failed') and not (paused and next_check_at is null)
+    )) as oldest
 from tenants group by status
 """
 )
+"""What is paused with nothing under way waits for its user."""
 
 RESOURCES = Statement(
     """

@@ -256,6 +256,17 @@ async def test_rows_are_locked_in_the_order_in_which_commits_do_it(
         await writing
 
 
+async def test_nobody_waits_for_what_its_user_has_paused(test_database_url: str) -> None:
+    """The alert on what has not moved for long would stay for as long as anything is paused."""
+    async with Database(SecretStr(test_database_url), pool_size=2) as database:
+        repository = Repository(database)
+        change = decide_on(await repository.load("paused"), Create(compute_config={}, paused=True))
+        assert await repository.commit(change)
+        assert [(line.tenants, line.oldest) for line in await repository.in_flight()] == [(1, 0)]
+        await create(repository, "moving")
+        assert max(line.oldest for line in await repository.in_flight()) > 0
+
+
 async def test_a_purged_tombstone_leaves_its_counters(repository: Repository, database: Database) -> None:
     snapshot = await create(repository, unique())
     assert snapshot.tenant is not None
