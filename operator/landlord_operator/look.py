@@ -182,7 +182,8 @@ class Look:
     async def _terminating(self, snapshot: Snapshot, tenant: Tenant, resource: Resource) -> Resource | _Again | None:
         """The row's resource was deleted: the tenant goes first, unless it is retained. Nothing is ingested."""
         if not tenant.living or tenant.detached:
-            return await self._release(resource)
+            left = await self._release(resource)
+            return await self._tell(snapshot, left) if left else None  # somebody else holds it: it may stay for long
         if tenant.status is Status.DELETING:
             return await self._tell(snapshot, resource)
         if await self._sides.kind_is_going():

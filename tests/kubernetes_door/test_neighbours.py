@@ -12,7 +12,9 @@ from kubernetes_door.harness import Landlord
 from kubernetes_door.test_ownership import ready
 
 from landlord.kubernetes import Conflict
+from landlord.mirror import FINALIZER
 from landlord.tenants.commands import Replace
+from landlord.tenants.model import Status
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -65,3 +67,27 @@ async def test_policy_against_the_records_spec_does_not_leave_the_resource_ready
     async with landlord.operator():
         await landlord.until_ready()
     assert (await landlord.there()).spec["computeConfig"] == {"size": 4}
+
+
+async def test_resource_that_others_hold_does_not_stay_ready(landlord: Landlord) -> None:
+    """A finalizer of somebody else's keeps it after its tenant is gone."""
+    await ready(landlord)
+    await landlord.merge({"metadata": {"finalizers": [FINALIZER, "example.com/other"]}})
+    await landlord.kubectl("delete", "tenant", landlord.name, "--wait=false")
+    sync = landlord.sync()
+    done = await sync.run(
+        await sync.load(landlord.name), namespaces=[landlord.namespace], shown={}, patient=True
+    )
+    assert done.held_back, "what moves is given a moment"
+    await landlord.reconcile()
+    assert (await landlord.record()).status is Status.DELETED
+    await landlord.look()
+    resource = await landlord.there()
+    assert resource.finalizers == ("example.com/other",)
+    assert resource.status["phase"] == "deleted"
+    assert await landlord.condition() == ("False", "Deleted")
+    writes = landlord.resources.writes.total()
+    await landlord.look()
+    assert landlord.resources.writes.total() == writes
+    await landlord.merge({"metadata": {"finalizers": None}})
+    assert await landlord.resource() is None
