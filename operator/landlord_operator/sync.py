@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import structlog
 
 from landlord import mirror
-from landlord.kubernetes import Conflict
+from landlord.kubernetes import Conflict, KubernetesError
 from landlord.mirror import Resource
 from landlord.tenants.model import Snapshot, Tenant
 from landlord_operator.look import Look
@@ -45,18 +45,27 @@ class TenantSync:
 
         ``snapshot`` is the row, read after the watch has ``shown`` these resources; ``namespaces`` are where resources
         of that name have been seen. ``patient``: the status of what moves may be held back.
+
+        A look that fails keeps none of the others from being made: a name may be used in anybody's namespace.
         """
         places = await self._places(snapshot, namespaces)
         looks: dict[str, Look] = {}
+        failed: dict[str, KubernetesError] = {}
         for place in places:
-            looks[place] = await self._look(place, snapshot=snapshot, shown=shown.get(place), patient=patient)
-            snapshot = looks[place].snapshot
-        if snapshot.tenant is not None and self._home(snapshot.tenant) not in _found(looks):
+            try:
+                looks[place] = await self._look(place, snapshot=snapshot, shown=shown.get(place), patient=patient)
+            except KubernetesError as error:
+                failed[place] = error
+            else:
+                snapshot = looks[place].snapshot
+        if snapshot.tenant is not None and self._home(snapshot.tenant) not in {*_found(looks), *failed}:
             snapshot = await self._sides.load(snapshot.id)
             if snapshot.tenant is not None and mirror.wanted(snapshot.tenant):
                 home = self._home(snapshot.tenant)
                 made = await self._create(snapshot.tenant, namespace=home)
                 looks[home] = await self._look(home, snapshot=snapshot, shown=made, patient=patient)
+        for error in failed.values():
+            raise error
         revisions = {_revision(look.snapshot) for look in looks.values()} or {_revision(snapshot)}
         return Done(
             revision=revisions.pop() if len(revisions) == 1 else UNSETTLED,

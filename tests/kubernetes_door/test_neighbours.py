@@ -11,9 +11,9 @@ import pytest
 from kubernetes_door.harness import Landlord
 from kubernetes_door.test_ownership import ready
 
-from landlord.kubernetes import Conflict
+from landlord.kubernetes import Conflict, Unavailable
 from landlord.mirror import FINALIZER
-from landlord.tenants.commands import Replace
+from landlord.tenants.commands import Create, Replace
 from landlord.tenants.model import Status
 
 pytestmark = pytest.mark.timeout(120)
@@ -91,3 +91,18 @@ async def test_resource_that_others_hold_does_not_stay_ready(landlord: Landlord)
     assert landlord.resources.writes.total() == writes
     await landlord.merge({"metadata": {"finalizers": None}})
     assert await landlord.resource() is None
+
+
+LARGEST = 1_572_000
+"""Bytes of a configuration with which nothing else fits into etcd any more, no status either."""
+
+
+async def test_resource_that_cannot_be_told_anything_keeps_no_mirror_from_being_made(landlord: Landlord) -> None:
+    """Somebody uses the name, in a namespace of theirs."""
+    huge = landlord.manifest({"filler": "x" * LARGEST})
+    await landlord.kubectl("create", "-f", "-", stdin=huge, where=landlord.other)
+    await landlord.rest(Create(compute_config={"size": 1}))
+    await landlord.reconcile()
+    with pytest.raises(Unavailable):
+        await landlord.look(landlord.other)
+    assert await landlord.condition() == ("True", "Ready")
