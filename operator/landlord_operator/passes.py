@@ -128,14 +128,12 @@ class Passes:
         try:
             with SECONDS.time():
                 await self._pass(name, seen=seen, urgent=urgent)
-        except Unavailable:
-            self._gate.doubt()
-            result = "cluster"
         except KubernetesError as error:
-            if isinstance(error, NotFound | Rejected):
-                self._gate.doubt()  # the namespace, or the whole kind?
+            away = isinstance(error, Unavailable)
+            if away or isinstance(error, NotFound | Rejected):
+                self._gate.doubt()  # the API server? the namespace, or the whole kind?
             _log.warning("pass not finished", tenant=name, error=str(error), kind=type(error).__name__)
-            result = "refused"
+            result = "cluster" if away else "refused"
         except DatabaseUnavailable as error:
             self._database(up=False, why=str(error))
             result = "database"

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+import structlog
 from kubernetes_door.harness import Landlord
 from kubernetes_door.test_ownership import ready
 
@@ -106,3 +107,36 @@ async def test_resource_that_cannot_be_told_anything_keeps_no_mirror_from_being_
     with pytest.raises(Unavailable):
         await landlord.look(landlord.other)
     assert await landlord.condition() == ("True", "Ready")
+
+
+async def test_webhook_that_is_away_is_told_by_the_log(landlord: Landlord) -> None:
+    """The API server itself is well, so nothing else tells why nothing is written."""
+    hook = {
+        "name": "away.example.com",
+        "admissionReviewVersions": ["v1"],
+        "sideEffects": "None",
+        "clientConfig": {"url": "https://127.0.0.1:9/"},
+        "rules": [{**TENANTS, "resources": ["tenants/status"], "operations": ["UPDATE"]}],
+    }
+    kind = "ValidatingWebhookConfiguration"
+    body = {"apiVersion": REGISTRATION, "kind": kind, "metadata": {"name": landlord.name}, "webhooks": [hook]}
+
+    async def refuses() -> bool:
+        tried = ("patch", "tenant", landlord.name, "--subresource=status", "--dry-run=server", "--type=merge")
+        return "failed calling webhook" in await landlord.kubectl(*tried, "-p", '{"status": {}}', check=False)
+
+    await landlord.apply({"size": 1})
+    await landlord.kubectl("apply", "-f", "-", stdin=json.dumps(body))
+    try:
+        await landlord.until(refuses)
+        with structlog.testing.capture_logs() as logs:
+            async with landlord.operator():
+
+                async def told() -> bool:
+                    return any(each.get("tenant") == landlord.name and "500" in each.get("error", "") for each in logs)
+
+                await landlord.until(told)
+                await landlord.kubectl("delete", kind, landlord.name)
+                await landlord.until_ready()
+    finally:
+        await landlord.kubectl("delete", kind, landlord.name, "--ignore-not-found")
