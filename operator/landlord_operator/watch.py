@@ -8,6 +8,7 @@ loop, and it is started again whenever it ended or the API server was away.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from landlord_operator.passes import Sighting
 BEAT = 2.0
 """Seconds between two signs of life."""
 STUCK = 60.0
-"""Seconds without one after which the process is better started anew."""
+"""Seconds without one, asked for all the time, after which the process is better started anew."""
 AGAIN = 1.0
 JOIN = 10.0
 """Seconds kopf may take to stop."""
@@ -46,20 +47,15 @@ class Watch:
         self._gate = gate
         self._context = context
         self._renewed = asyncio.Event()
-        self._beat = time.monotonic()
+        self._silence = 0.0
 
     def renew(self) -> None:
         """List and watch anew."""
         self._renewed.set()
 
-    @property
-    def silence(self) -> float:
-        """Seconds since kopf's loop gave a sign of life."""
-        return time.monotonic() - self._beat
-
     async def fault(self) -> str | None:
-        """For readiness."""
-        return f"the watch has not moved for {self.silence:.0f} s" if self.silence > STUCK / 2 else None
+        """For readiness. While the cluster is away nobody watches, and nobody is missed."""
+        return f"the watch has not moved for {self._silence:.0f} s" if self._silence > STUCK / 2 else None
 
     async def run(self) -> None:
         """Watch for ever. Raises :class:`WatchStuck`."""
@@ -76,15 +72,15 @@ class Watch:
 
     async def _attend(self, watcher: _Watcher) -> None:
         while watcher.alive and not self._renewed.is_set():
-            self._beat = max(self._beat, watcher.ping())
-            if self.silence > STUCK:
+            self._silence = watcher.silence()
+            if self._silence > STUCK:
                 raise WatchStuck(f"kopf's loop has not moved for {STUCK:g} s")
             try:
                 async with asyncio.timeout(BEAT):
                     await self._renewed.wait()
             except TimeoutError:
                 continue
-        self._beat = time.monotonic()
+        self._silence = 0.0
 
 
 class _Watcher:
@@ -96,7 +92,7 @@ class _Watcher:
         self._registry = handlers.build(saw=self._hand_over, context=context)
         self._stop = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._beat = time.monotonic()
+        self._unanswered = 0
         self._thread = threading.Thread(target=self._run, name="kopf", daemon=True)
 
     def start(self) -> None:
@@ -110,21 +106,24 @@ class _Watcher:
     def alive(self) -> bool:
         return self._thread.is_alive()
 
-    def ping(self) -> float:
-        """When kopf's loop last answered; asks it again."""
+    def silence(self) -> float:
+        """Ask for a sign of life, every :data:`BEAT`; seconds since there was one.
+
+        Counted by questions: what held the asking up (a busy loop, a process that was frozen) is no silence of kopf's.
+        """
+        silence = self._unanswered * BEAT
+        self._unanswered += 1
         if self._loop is not None and self.alive:
-            try:
-                self._loop.call_soon_threadsafe(self._pong)
-            except RuntimeError:
-                return self._beat  # it has just been closed
-        return self._beat
+            with contextlib.suppress(RuntimeError):  # it has just been closed
+                self._loop.call_soon_threadsafe(self._answer)
+        return silence
 
     async def end(self) -> None:
         self._stop.set()
         await asyncio.to_thread(self._thread.join, JOIN)
 
-    def _pong(self) -> None:
-        self._beat = time.monotonic()
+    def _answer(self) -> None:
+        self._unanswered = 0
 
     def _hand_over(self, sighting: Sighting) -> None:
         try:

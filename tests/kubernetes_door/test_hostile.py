@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from kubernetes_door.harness import Landlord
 from landlord import canonical
 from landlord.kubernetes import API_VERSION
 from landlord.tenants.model import Status
+from landlord_operator.operator import Operator
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -116,3 +119,25 @@ async def test_operator_outlives_an_error_that_nobody_has_thought_of(
         await landlord.apply({"size": 9})
         await landlord.until_ready()
         assert (await landlord.record()).compute_config == {"size": 9}
+
+
+async def test_operator_outlives_a_loop_that_was_held_up(
+    landlord: Landlord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By something large, or with the whole process: nothing was asked meanwhile, so nothing was left unanswered."""
+    monkeypatch.setattr("landlord_operator.watch.STUCK", 3)
+    monkeypatch.setattr("landlord_operator.watch.BEAT", 0.2)
+    async with landlord.operator():
+        await landlord.apply({"size": 1})
+        await landlord.until_ready()
+        time.sleep(3.5)  # noqa: ASYNC251 - it is meant to
+        await landlord.apply({"size": 2})
+        await landlord.until_ready()
+
+
+async def test_nobody_is_missed_while_nobody_watches(landlord: Landlord, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operator that starts while the API server is away is ready: it reconciles."""
+    monkeypatch.setattr("landlord_operator.watch.STUCK", 0)
+    operator = Operator(installation=landlord.installation, resources=landlord.resources)
+    await asyncio.sleep(0.1)
+    assert await operator.checks["watch"]() is None
