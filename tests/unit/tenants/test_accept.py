@@ -1,0 +1,366 @@
+"""What a request does to a row where rules meet: what runs now, after what is under way, or not at all. Pure."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from landlord.tenants.accept import accept
+from landlord.tenants.acceptance import Acceptance, Validation
+from landlord.tenants.commands import Bind, Create, Delete, Edit, Patch, Remove, Replace, Request, ResourceIdentity
+from landlord.tenants.decide import decide
+from landlord.tenants.errors import Conflict, Exists, Fault, Invalid, PreconditionFailed
+from landlord.tenants.model import DeletionPolicy, Door, Execution, Remains, Snapshot, Stalled, Status, Tenant
+from landlord.tenants.runs import Policy
+from landlord.tenants.service import after
+from landlord.workflow.provider import ExecutionInfo, ExecutionState
+
+POLICY = Policy(installation="test", provider="local", complete=lambda _, config: dict(config))
+VALIDATION = Validation(default_provider="mock", faults=lambda _, __: [], check=lambda _: None)
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+ABSENT = Snapshot(id="acme", now=NOW)
+PAUSE, UNPAUSE = Patch(merge={"paused": True}), Patch(merge={"paused": False})
+IDENTITY = ResourceIdentity(namespace="home", uid="u1", generation=4)
+
+
+def decided(snapshot: Snapshot, command: Any, *, if_match: frozenset[int] | None = None) -> Acceptance:
+    request = Request(tenant_id="acme", command=command, who="tester", door=Door.API, if_match=if_match)
+    return accept(snapshot, request, policy=POLICY, validation=VALIDATION)
+
+
+def submitted(snapshot: Snapshot, *commands: Any) -> Snapshot:
+    for command in commands:
+        change = decided(snapshot, command).change
+        assert change is not None
+        snapshot = after(snapshot, change)
+    return snapshot
+
+
+def ended(snapshot: Snapshot, state: ExecutionState = ExecutionState.SUCCEEDED) -> Snapshot:
+    """The run that was sent has ended, and the reconciler has seen it."""
+    sent = the(snapshot.sent)
+    word = ExecutionInfo(execution_id=sent.execution_id, state=state, digest=sent.digest, output={})
+    change = decide(snapshot, word=word, policy=POLICY).change
+    assert change is not None
+    return after(snapshot, change)
+
+
+def the(execution: Execution | None) -> Execution:
+    assert execution is not None
+    return execution
+
+
+def row(snapshot: Snapshot) -> Tenant:
+    assert snapshot.tenant is not None
+    return snapshot.tenant
+
+
+@pytest.fixture
+def planning() -> Snapshot:
+    """Its first run was sent."""
+    return submitted(ABSENT, Create(compute_config={"v": 0}))
+
+
+@pytest.fixture
+def ready(planning: Snapshot) -> Snapshot:
+    return ended(ended(planning))
+
+
+def test_a_plan_is_nothing_that_was_observed(planning: Snapshot) -> None:
+    planned = row(ended(planning))
+    assert (planned.status, planned.observed_generation, planned.observed_config) == (Status.PROVISIONING, None, None)
+
+
+def test_what_is_created_paused_runs_once_unpaused() -> None:
+    requested = submitted(ABSENT, Create(compute_config={}, paused=True))
+    assert (row(requested).status, requested.executions) == (Status.REQUESTED, ())
+    changed = submitted(requested, Replace(compute_config={"v": 1}))
+    assert (row(changed).status, changed.executions, row(changed).generation) == (Status.REQUESTED, (), 2)
+    started = submitted(changed, UNPAUSE)
+    assert (row(started).status, the(started.sent).generation) == (Status.PLANNING, 2)
+
+
+def test_unpausing_starts_nothing_beside_what_is_under_way(planning: Snapshot) -> None:
+    unpaused = submitted(planning, PAUSE, UNPAUSE)
+    assert (unpaused.sent, unpaused.waiting) == (planning.sent, None)
+
+
+def test_unpausing_goes_on_where_a_run_ended_meanwhile(planning: Snapshot) -> None:
+    paused = ended(submitted(planning, PAUSE))
+    assert (paused.sent, paused.waiting) == (None, None)
+    assert the(submitted(paused, UNPAUSE).sent).execution_id == "tenant-acme-provision"
+
+
+def test_unpausing_repeats_what_failed_and_what_was_of_an_older_spec(planning: Snapshot) -> None:
+    failed = ended(submitted(planning, PAUSE), ExecutionState.FAILED)
+    assert the(submitted(failed, UNPAUSE).sent).execution_id == "tenant-acme-plan-2"
+    planned = ended(submitted(planning, PAUSE, Replace(compute_config={"v": 1})))
+    assert the(submitted(planned, UNPAUSE).sent).execution_id == "tenant-acme-plan-2"
+    provisioned = ended(submitted(ended(planning), PAUSE, Replace(compute_config={"v": 1})))
+    updating = submitted(provisioned, UNPAUSE)
+    assert (row(updating).status, the(updating.sent).execution_id) == (Status.UPDATING, "tenant-acme-update")
+
+
+def test_unpausing_what_is_ready_runs_only_a_newer_spec(ready: Snapshot) -> None:
+    assert submitted(ready, PAUSE, UNPAUSE).sent is None
+    changed = submitted(ready, PAUSE, Replace(compute_config={"v": 1}))
+    assert (row(changed).status, changed.sent) == (Status.READY, None)
+    assert the(submitted(changed, UNPAUSE).sent).execution_id == "tenant-acme-update"
+
+
+def test_labels_start_nothing(planning: Snapshot) -> None:
+    """Neither in the midst of a back-off nor while paused."""
+    labels = Patch(merge={"labels": {"a": "b"}})
+    waits = ended(planning, ExecutionState.FAILED)
+    changed = decided(waits, labels)
+    assert not changed.started
+    assert changed.change is not None
+    assert (changed.change.added, changed.change.updated) == (None, ())
+    assert changed.change.tenant.generation == 1
+    paused = submitted(planning, PAUSE)
+    stalled = replace(paused, tenant=replace(row(paused), stalled=Stalled.DEADLINE_EXCEEDED))
+    assert row(submitted(stalled, labels)).stalled is Stalled.DEADLINE_EXCEEDED
+
+
+def test_what_is_looked_at_soon_is_not_put_off_by_a_change(planning: Snapshot) -> None:
+    due = NOW + timedelta(seconds=1)
+    soon = replace(planning, tenant=replace(row(planning), next_check_at=due))
+    assert row(submitted(soon, Patch(merge={"labels": {"a": "b"}}))).next_check_at == due
+    nobody = replace(planning, tenant=replace(row(planning), next_check_at=None))
+    assert row(submitted(nobody, Patch(merge={"labels": {"a": "b"}}))).next_check_at is not None
+
+
+def test_a_newer_spec_runs_at_once_between_two_runs(planning: Snapshot) -> None:
+    waits = ended(planning, ExecutionState.FAILED)
+    changed = submitted(waits, Replace(compute_config={"v": 1}))
+    sent = the(changed.sent)
+    assert sent.execution_id == the(waits.waiting).execution_id, "rewritten in place"
+    assert (sent.generation, sent.not_before, sent.attempt) == (2, None, 1)
+
+
+def test_a_newer_spec_waits_for_what_does_not_fail(planning: Snapshot) -> None:
+    changed = decided(planning, Replace(compute_config={"v": 1}))
+    assert changed.started
+    assert changed.change is not None
+    assert (changed.change.added, changed.change.updated) == (None, ())
+
+
+@pytest.mark.parametrize("state", [ExecutionState.RETRYING, ExecutionState.PAUSED])
+def test_a_newer_spec_takes_the_place_of_what_keeps_failing(planning: Snapshot, state: ExecutionState) -> None:
+    degraded = replace(planning, executions=(replace(the(planning.sent), state=state),))
+    changed = submitted(degraded, Replace(compute_config={"v": 1}))
+    assert the(changed.sent).cancel_requested_at is not None
+    assert the(changed.sent).cancel_reason == "superseded by a newer spec"
+    assert the(changed.waiting).generation == 2
+    again = submitted(changed, Replace(compute_config={"v": 2}))
+    assert the(again.waiting).execution_id == the(changed.waiting).execution_id
+    assert the(again.waiting).generation == 3
+
+
+def test_a_newer_spec_goes_with_what_waits_behind_a_cancelled_run(planning: Snapshot) -> None:
+    overdue = replace(planning, now=NOW + timedelta(seconds=POLICY.deadline))
+    sent = the(overdue.sent)
+    word = ExecutionInfo(execution_id=sent.execution_id, state=ExecutionState.RUNNING, digest=sent.digest)
+    change = decide(overdue, word=word, policy=POLICY).change
+    assert change is not None
+    changed = submitted(after(overdue, change), Replace(compute_config={"v": 1}))
+    assert (the(changed.waiting).execution_id, the(changed.waiting).generation) == ("tenant-acme-plan-2", 2)
+    assert row(changed).head == row(changed).workflow_execution_id == "tenant-acme-plan-2"
+
+
+def test_a_delete_forgets_what_was_before(planning: Snapshot) -> None:
+    tenant = replace(row(planning), stalled=Stalled.ENGINE_PAUSED, attempts=3, unanswered=True, status_message="why")
+    deleting = submitted(replace(planning, tenant=tenant), Delete())
+    found = row(deleting)
+    assert (found.stalled, found.attempts, found.unanswered, found.status_message) == (None, 0, False, "")
+    assert the(deleting.sent).cancel_reason == "deleted"
+    assert the(deleting.waiting).execution_id == "tenant-acme-delete"
+
+
+def test_a_new_life_goes_on_counting(ready: Snapshot) -> None:
+    deleted = ended(submitted(ready, Delete()))
+    assert (row(deleted).status, row(deleted).deleted_at, row(deleted).observed_config) == (Status.DELETED, NOW, None)
+    again = submitted(deleted, Create(compute_config={}))
+    assert row(again).incarnation != row(ready).incarnation
+    assert (row(again).generation, row(again).version) == (row(deleted).generation + 1, row(deleted).version + 1)
+    assert row(again).revision == row(deleted).revision + 1
+    assert the(again.sent).execution_id == "tenant-acme-plan-2"
+    purged = replace(ABSENT, remains=Remains(generation=7, version=8, counters={"plan": 9}))
+    again = submitted(purged, Create(compute_config={}))
+    assert (row(again).generation, row(again).version, row(again).revision) == (8, 9, 1)
+    assert the(again.sent).execution_id == "tenant-acme-plan-10"
+
+
+def test_a_delete_of_a_lost_record_goes_on_counting() -> None:
+    """The resource is terminating, the row and its tombstone are gone."""
+    purged = replace(ABSENT, remains=Remains(generation=5, version=8, counters={"delete": 1}))
+    gone = submitted(purged, Remove(identity=IDENTITY, retain=False, compute_provider="docker", recorded_generation=2))
+    assert (row(gone).status, row(gone).generation, row(gone).compute_provider) == (Status.DELETING, 6, "docker")
+    ahead = submitted(purged, Remove(identity=IDENTITY, retain=False, recorded_generation=7))
+    assert (row(ahead).generation, row(ahead).compute_provider) == (8, "mock")
+    assert (row(gone).resource_uid, row(gone).version) == ("u1", 9)
+    assert the(gone.sent).execution_id == "tenant-acme-delete-2"
+
+
+def test_an_edit_is_taken_once(ready: Snapshot) -> None:
+    edit = Edit(identity=IDENTITY, compute_config={"v": 1})
+    edited = submitted(ready, edit)
+    assert row(edited).resource_generation == 4
+    assert decided(edited, edit).change is None
+    later = Edit(identity=replace(IDENTITY, generation=5), compute_config={"v": 0})
+    assert row(submitted(edited, later)).generation == row(edited).generation + 1, "a revert is an edit like any other"
+
+
+def test_an_edit_equal_to_the_record_is_only_bound(ready: Snapshot) -> None:
+    """No version, no line in the trail."""
+    change = decided(ready, Edit(identity=IDENTITY, compute_config={"v": 0}, recorded_generation=1)).change
+    assert change is not None
+    assert change.audit is None
+    assert (change.tenant.version, change.tenant.generation) == (row(ready).version, row(ready).generation)
+    assert change.tenant.resource_uid == "u1"
+
+
+@pytest.mark.parametrize("field", [{"paused": True}, {"deletion_policy": DeletionPolicy.RETAIN}])
+def test_an_edit_of_paused_or_policy_is_no_new_generation(ready: Snapshot, field: dict[str, Any]) -> None:
+    change = decided(ready, Edit(identity=IDENTITY, compute_config={"v": 0}, **field)).change
+    assert change is not None
+    assert change.audit is not None
+    assert (change.tenant.version, change.tenant.generation) == (row(ready).version + 1, row(ready).generation)
+
+
+def test_an_edit_after_a_restored_database_runs_though_it_equals_the_record(ready: Snapshot) -> None:
+    seen = Edit(identity=IDENTITY, compute_config={"v": 0}, recorded_generation=7)
+    assert row(submitted(ready, seen)).generation == 8
+    behind = submitted(ready, Bind(identity=IDENTITY, recorded_generation=7))
+    assert (row(behind).stalled, row(behind).generation) == (Stalled.RECORD_BEHIND, 7)
+    later = Edit(identity=replace(IDENTITY, generation=5), compute_config={"v": 0})
+    edited = submitted(behind, later)
+    assert (row(edited).stalled, row(edited).generation, the(edited.sent).generation) == (None, 8, 8)
+
+
+@pytest.mark.parametrize("config", [{"v": 0}, {"v": 1}])
+def test_an_edit_of_what_is_being_deleted_is_refused(ready: Snapshot, config: dict[str, Any]) -> None:
+    with pytest.raises(Conflict):
+        decided(submitted(ready, Delete()), Edit(identity=IDENTITY, compute_config=config, paused=True))
+
+
+def test_an_edit_of_what_is_deleted_begins_a_new_life(ready: Snapshot) -> None:
+    again = submitted(ended(submitted(ready, Delete())), Edit(identity=IDENTITY, compute_config={"v": 0}))
+    assert (row(again).status, row(again).resource_uid) == (Status.PLANNING, "u1")
+    assert row(again).incarnation != row(ready).incarnation
+
+
+def test_a_resource_that_goes_takes_its_tenant_along_once(ready: Snapshot) -> None:
+    newer = ended(submitted(ready, Replace(compute_config={"v": 1})))
+    gone = submitted(newer, Remove(identity=IDENTITY, retain=False, recorded_generation=1))
+    assert (row(gone).status, row(gone).generation) == (Status.DELETING, 2)
+    assert decided(gone, Remove(identity=IDENTITY, retain=False)).change is None
+    assert decided(ended(gone), Remove(identity=IDENTITY, retain=False)).change is None
+
+
+@pytest.mark.parametrize(("by_resource", "by_record"), [(True, "Delete"), (False, "Retain")])
+def test_retain_by_either_keeps_the_tenant(ready: Snapshot, by_resource: bool, by_record: str) -> None:
+    bound = submitted(ready, Bind(identity=IDENTITY), Patch(merge={"deletion_policy": by_record}))
+    kept = row(submitted(bound, Remove(identity=IDENTITY, retain=by_resource)))
+    assert (kept.status, kept.detached, kept.namespace) == (Status.READY, True, "home")
+    assert (kept.resource_uid, kept.resource_generation) == (None, None)
+
+
+def test_a_binding_is_written_once(ready: Snapshot) -> None:
+    bound = submitted(ready, Bind(identity=IDENTITY))
+    assert (row(bound).namespace, row(bound).resource_uid, row(bound).resource_generation) == ("home", "u1", 4)
+    assert decided(bound, Bind(identity=IDENTITY)).change is None
+    assert decided(bound, Bind(identity=IDENTITY, recorded_generation=1)).change is None
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        Replace(compute_config={"v": 1}),
+        Patch(merge={"labels": {"a": "b"}}),
+        Delete(),
+        Edit(identity=IDENTITY, compute_config={"v": 1}),
+        Remove(identity=IDENTITY, retain=False),
+        Bind(identity=IDENTITY),
+    ],
+)
+def test_every_change_is_made_on_the_version_it_names(ready: Snapshot, command: Any) -> None:
+    with pytest.raises(PreconditionFailed):
+        decided(ready, command, if_match=frozenset({row(ready).version + 1}))
+    assert decided(ready, command, if_match=frozenset({row(ready).version})).change is not None
+
+
+def test_a_post_of_what_lives_is_refused(ready: Snapshot) -> None:
+    with pytest.raises(Exists):
+        decided(ready, Create(compute_config={"v": 0}))
+    with pytest.raises(PreconditionFailed):
+        decided(ABSENT, Create(compute_config={"v": 0}), if_match=frozenset({1}))
+
+
+@pytest.fixture
+def unanswered(planning: Snapshot) -> Snapshot:
+    """Its POST was answered 500."""
+    return replace(planning, tenant=replace(row(planning), unanswered=True, workflow_execution_id=None))
+
+
+def test_a_repeated_post_is_the_request_it_repeats(unanswered: Snapshot) -> None:
+    """docs/decisions/0003."""
+    repeat = decided(unanswered, Create(compute_config={"v": 0}))
+    assert (repeat.change, repeat.started, repeat.repeat) == (None, True, True)
+    seen = replace(unanswered, tenant=replace(row(unanswered), workflow_execution_id=row(unanswered).head))
+    answered = submitted(seen, Create(compute_config={"v": 0}))
+    assert (row(answered).unanswered, row(answered).version) == (False, row(seen).version)
+    for other in (Create(compute_config={"v": 1}), Create(compute_config={"v": 0}, compute_provider="docker")):
+        with pytest.raises(Exists):
+            decided(unanswered, other)
+
+
+def test_a_post_corrects_one_that_the_engine_refused(unanswered: Snapshot) -> None:
+    failed = replace(row(unanswered), status=Status.FAILED)
+    sent = replace(the(unanswered.sent), ended_at=NOW, state=ExecutionState.FAILED)
+    refused = replace(unanswered, tenant=failed, executions=(sent,))
+    corrected = submitted(refused, Create(compute_config={"v": 1}))
+    assert (row(corrected).status, row(corrected).generation, row(corrected).unanswered) == (Status.PLANNING, 2, False)
+    assert the(corrected.sent).execution_id == "tenant-acme-plan-2"
+    assert row(submitted(refused, Create(compute_config={"v": 0}))).generation == 1
+
+
+def test_a_put_repeats_only_what_it_would_have_made(unanswered: Snapshot) -> None:
+    assert decided(unanswered, Replace(compute_config={"v": 0})).repeat
+    assert decided(unanswered, Replace(compute_config={"v": 0}, labels={"a": "b"})).change is not None
+    assert decided(unanswered, Replace(compute_config={"v": 1})).change is not None
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        Replace(compute_config={"v": 1}),
+        Patch(merge={"compute_config": {"v": 1}}),
+        Edit(identity=IDENTITY, compute_config={"v": 1}),
+    ],
+)
+def test_what_is_wrong_with_a_configuration_is_told_before_anything_is_stored(ready: Snapshot, command: Any) -> None:
+    wrong = Validation(
+        default_provider="mock",
+        faults=lambda _, __: [Fault(pointer="/compute_config/v", message="no")],
+        check=lambda _: None,
+    )
+    request = Request(tenant_id="acme", command=command, who="tester", door=Door.API)
+    with pytest.raises(Invalid):
+        accept(ready, request, policy=POLICY, validation=wrong)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        Replace(compute_config={"v": 1}, compute_provider="docker"),
+        Patch(merge={"compute_provider": "docker"}),
+        Edit(identity=IDENTITY, compute_config={"v": 1}, compute_provider="docker"),
+    ],
+)
+def test_the_provider_cannot_change(ready: Snapshot, command: Any) -> None:
+    with pytest.raises(Invalid):
+        decided(ready, command)
