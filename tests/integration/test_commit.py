@@ -6,7 +6,7 @@ import asyncio
 import random
 import uuid
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -161,9 +161,16 @@ async def test_a_key_is_taken_once(repository: Repository) -> None:
         await repository.commit(second)
     stored = await repository.key(key)
     assert stored is not None
-    assert stored.tenant_id == one
     assert stored.execution_id == f"tenant-{one}-plan"
     assert (await repository.load(two)).tenant is None
+
+
+async def test_a_key_belongs_to_caller_method_and_path(repository: Repository) -> None:
+    key = IdempotencyKey(caller="c", method="POST", path="/api/tenants", key=unique(), body_digest="d")
+    assert await repository.commit(decide_on(await repository.load(unique()), Create(compute_config={}), key=key))
+    assert await repository.key(key) is not None
+    for other in ({"caller": "d"}, {"method": "PUT"}, {"path": "/api/tenants/a"}, {"key": unique()}):
+        assert await repository.key(replace(key, **other)) is None
 
 
 async def test_concurrent_creates_make_one_tenant(repository: Repository) -> None:
@@ -220,8 +227,39 @@ async def test_pages_go_through_everything_once(repository: Repository) -> None:
     first = await repository.page(filter=chosen, after=None, limit=4)
     second = await repository.page(filter=chosen, after=first[-1].id, limit=4)
     assert [snapshot.id for snapshot in (*first, *second)] == wanted
+    assert len(first) == 4
     assert all(snapshot.head is not None for snapshot in first)
     assert await repository.count(filter=chosen) == 7
+    others = (
+        Filter(labels={"page": "another"}),
+        Filter(labels={"page": prefix}, status=Status.READY),
+        Filter(labels={"page": prefix}, compute_provider="docker"),
+    )
+    for other in others:
+        assert await repository.page(filter=other, after=None, limit=4) == []
+        assert await repository.count(filter=other) == 0
+
+
+async def test_pages_of_resources_go_through_every_row_once(repository: Repository) -> None:
+    prefix = unique("row")
+    wanted = [(await create(repository, f"{prefix}-{n}")).id for n in reversed(range(3))]
+    found = [prefix]
+    while page := await repository.resources(after=found[-1], limit=2):
+        assert len(page) <= 2
+        found += [row["id"] for row in page]
+    assert [name for name in found[1:] if name.startswith(prefix)] == sorted(wanted)
+    assert len(found) == len(set(found))
+
+
+async def test_what_has_converged_is_no_longer_waited_for(repository: Repository) -> None:
+    ready = await create(repository, unique())
+    assert ready.tenant is not None
+    tenant = replace(ready.tenant, status=Status.READY, revision=2)
+    assert await repository.commit(Change(tenant=tenant, expected=1, audit=None))
+    await create(repository, unique())
+    found = {line.status: line.oldest for line in await repository.in_flight()}
+    assert found[Status.PLANNING] > 0
+    assert found[Status.READY] == 0
 
 
 async def test_claims_are_exclusive_and_leave_the_revision_alone(repository: Repository) -> None:
@@ -265,6 +303,109 @@ async def test_nobody_waits_for_what_its_user_has_paused(test_database_url: str)
         assert [(line.tenants, line.oldest) for line in await repository.in_flight()] == [(1, 0)]
         await create(repository, "moving")
         assert max(line.oldest for line in await repository.in_flight()) > 0
+
+
+async def due_in(repository: Repository, tenant_id: str) -> float | None:
+    """Seconds until somebody looks at it; null if nobody does."""
+    found = await repository.load(tenant_id)
+    assert found.tenant is not None
+    due = found.tenant.next_check_at
+    return None if due is None else (due - found.now).total_seconds()
+
+
+async def test_who_is_due_is_claimed_the_longest_waiting_first(repository: Repository) -> None:
+    await repository.claim(limit=1000, lease=600)
+    later, longest, short = [(await create(repository, unique())).tenant for _ in range(3)]
+    assert later is not None
+    assert longest is not None
+    assert short is not None
+    for tenant, seconds in ((later, 600), (longest, -20), (short, -10)):
+        await repository.look_at(tenant, seconds=seconds)
+    assert await repository.claim(limit=1, lease=30) == [longest.id]
+    assert await repository.claim(limit=10, lease=30) == [short.id]
+    assert await repository.claim(limit=10, lease=30) == []
+
+
+async def test_who_was_changed_meanwhile_is_looked_at_when_the_change_says(repository: Repository) -> None:
+    snapshot = await create(repository, unique())
+    assert snapshot.tenant is not None
+    assert await repository.commit(decide_on(snapshot, Replace(compute_config={"image": "y"})))
+    before = await due_in(repository, snapshot.id)
+    await repository.look_at(snapshot.tenant, seconds=None)
+    after_it = await due_in(repository, snapshot.id)
+    assert before is not None
+    assert after_it is not None
+    assert after_it == pytest.approx(before, abs=5)
+
+
+async def test_an_engine_that_is_back_wakes_who_waits_and_nobody_else(repository: Repository) -> None:
+    waits, settled = [(await create(repository, unique())).tenant for _ in range(2)]
+    assert waits is not None
+    assert settled is not None
+    await repository.look_at(waits, seconds=600)
+    await repository.look_at(settled, seconds=None)
+    await repository.wake()
+    seconds = await due_in(repository, waits.id)
+    assert seconds is not None
+    assert seconds <= 0
+    assert await due_in(repository, settled.id) is None
+
+
+async def buried(repository: Repository, snapshot: Snapshot, *, deleted_at: datetime) -> None:
+    """Its run has ended and its tombstone is that old."""
+    assert snapshot.tenant is not None
+    assert snapshot.sent is not None
+    tenant = replace(
+        snapshot.tenant, status=Status.DELETED, deleted_at=deleted_at, revision=snapshot.tenant.revision + 1
+    )
+    ended = replace(snapshot.sent, ended_at=snapshot.now)
+    assert await repository.commit(
+        Change(tenant=tenant, expected=snapshot.tenant.revision, updated=(ended,), audit=None)
+    )
+
+
+async def test_old_tombstones_go_and_nothing_else(repository: Repository) -> None:
+    living, old, recent = [await create(repository, unique()) for _ in range(3)]
+    await buried(repository, old, deleted_at=old.now - timedelta(hours=2))
+    await buried(repository, recent, deleted_at=recent.now - timedelta(minutes=30))
+    await repository.purge(tombstones=3600, keys=86400)
+    assert (await repository.load(old.id)).tenant is None
+    assert (await repository.load(living.id)).tenant is not None
+    assert (await repository.load(recent.id)).tenant is not None
+
+
+async def test_what_remains_of_a_tombstone_is_of_its_last_life(repository: Repository) -> None:
+    tenant_id = unique()
+    for life in (1, 2):
+        snapshot = await create(repository, tenant_id)
+        await buried(repository, snapshot, deleted_at=snapshot.now - timedelta(hours=2))
+        await repository.purge(tombstones=3600, keys=86400)
+        remains = (await repository.load(tenant_id)).remains
+        assert (remains.generation, remains.version, remains.counters) == (life, life, {"plan": life})
+
+
+async def test_a_change_of_a_tenant_that_was_purged_is_refused(repository: Repository) -> None:
+    snapshot = await create(repository, unique())
+    late = decide_on(snapshot, Replace(compute_config={"image": "y"}))
+    await buried(repository, snapshot, deleted_at=snapshot.now - timedelta(hours=2))
+    await repository.purge(tombstones=3600, keys=86400)
+    assert not await repository.commit(late)
+    assert (await repository.load(snapshot.id)).tenant is None
+
+
+async def test_what_was_refused_is_told_to_nobody(repository: Repository, database_url: str) -> None:
+    snapshot = await create(repository, unique())
+    changes = [decide_on(snapshot, Replace(compute_config={"image": image})) for image in ("y", "z")]
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as connection:
+        await connection.execute("listen landlord_tenants")
+        assert [await repository.commit(change) for change in changes] == [True, False]
+        await connection.execute("notify landlord_tenants, 'the end'")
+        heard = []
+        async for notification in connection.notifies(timeout=10):
+            heard.append(notification.payload)
+            if heard[-1] == "the end":
+                break
+    assert heard == [snapshot.id, "the end"]
 
 
 async def test_a_purged_tombstone_leaves_its_counters(repository: Repository, database: Database) -> None:
