@@ -64,8 +64,8 @@ class TenantSync:
                 home = self._home(snapshot.tenant)
                 made = await self._create(snapshot.tenant, namespace=home)
                 looks[home] = await self._look(home, snapshot=snapshot, shown=made, patient=patient)
-        for error in failed.values():
-            raise error
+        if failed:
+            raise next(iter(failed.values()))
         revisions = {_revision(look.snapshot) for look in looks.values()} or {_revision(snapshot)}
         return Done(
             revision=revisions.pop() if len(revisions) == 1 else UNSETTLED,
