@@ -121,9 +121,7 @@ async def test_operator_outlives_an_error_that_nobody_has_thought_of(
         assert (await landlord.record()).compute_config == {"size": 9}
 
 
-async def test_operator_outlives_a_loop_that_was_held_up(
-    landlord: Landlord, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_operator_outlives_a_loop_that_was_held_up(landlord: Landlord, monkeypatch: pytest.MonkeyPatch) -> None:
     """By something large, or with the whole process: nothing was asked meanwhile, so nothing was left unanswered."""
     monkeypatch.setattr("landlord_operator.watch.STUCK", 3)
     monkeypatch.setattr("landlord_operator.watch.BEAT", 0.2)

@@ -17,7 +17,7 @@ from landlord import canonical, mirror
 from landlord.kubernetes import WRITER
 from landlord.mirror import FINALIZER, INCARNATION, LATE, STAMP, Owner, Resource, Stamp
 from landlord.tenants.model import Action, DeletionPolicy, Door, Execution, Snapshot, Stalled, Status, Tenant
-from landlord.workflow.provider import ExecutionState
+from landlord.workflow.provider import ExecutionState, WorkflowFailure
 from landlord_operator import conditions, events, status
 from landlord_operator.conditions import Refusal
 from landlord_operator.passes import Sighting
@@ -198,11 +198,14 @@ STAMPED = {STAMP: str(Stamp(resource_generation=1, record_generation=2, sha="0" 
         (tenant(status=Status.DELETED), resource(uid="u2", namespace="else"), Owner.FREE),
         (tenant(status=Status.DELETED), resource(), Owner.OURS),
         (tenant(), resource(uid="u2", annotations=EARLIER, created_at=NOW + 2 * LATE), Owner.FREE),
+        (tenant(generation=2), resource(uid="u2", annotations=EARLIER, created_at=NOW + LATE), Owner.LEFTOVER),
         (tenant(), MISPLACED, Owner.LEFTOVER),
+        (tenant(incarnation="another"), MISPLACED, Owner.TAKEN),
         (tenant(), dataclasses.replace(MISPLACED, generation=2), Owner.TAKEN),
         (tenant(), dataclasses.replace(MISPLACED, writers=frozenset({"kubectl", WRITER})), Owner.TAKEN),
         (tenant(status=Status.DELETED), MISPLACED, Owner.LEFTOVER),
         (tenant(status=Status.DELETED), LATE_MIRROR, Owner.LEFTOVER),
+        (tenant(status=Status.DELETED, generation=2), LATE_MIRROR, Owner.LEFTOVER),
         (
             tenant(status=Status.DELETED),
             resource(uid="u2", annotations={INCARNATION: "old", **MIRRORED}),
@@ -219,19 +222,111 @@ def test_whose_object_is_it(row: Tenant | None, found: Resource, expected: Owner
     assert mirror.owner(row, found) is expected
 
 
+MIRROR = resource(
+    annotations={
+        INCARNATION: LIFE,
+        STAMP: str(Stamp(resource_generation=1, record_generation=3, sha=mirror.sha(mirror.spec(tenant())))),
+    }
+)
+"""The row's, as it should be."""
+
+
+@pytest.mark.parametrize(
+    ("row", "found", "binds"),
+    [
+        (tenant(), MIRROR, False),
+        (tenant(resource_generation=None), MIRROR, False),
+        (tenant(resource_uid="u2"), MIRROR, True),
+        (tenant(namespace=None), MIRROR, True),
+        (tenant(detached=True), MIRROR, True),
+        (tenant(resource_generation=2), MIRROR, True),
+        (tenant(generation=2), MIRROR, True),
+    ],
+)
+def test_a_resource_is_bound_where_the_row_knows_another_or_one_was_restored(
+    row: Tenant, found: Resource, binds: bool
+) -> None:
+    assert mirror.must_bind(row, found) is binds
+
+
+@pytest.mark.parametrize(
+    ("row", "found", "undisputed"),
+    [
+        (tenant(), MIRROR, True),
+        (tenant(namespace=None, resource_uid=None, resource_generation=None), MIRROR, True),
+        (tenant(), dataclasses.replace(MIRROR, generation=2), False),
+        (tenant(resource_generation=2), dataclasses.replace(MIRROR, generation=2), False),
+        (tenant(), dataclasses.replace(MIRROR, terminating=True), False),
+        (tenant(), dataclasses.replace(MIRROR, finalizers=()), False),
+        (tenant(), resource(), False),
+        (tenant(compute_config={"size": 2}), MIRROR, False),
+        (tenant(namespace="else"), MIRROR, False),
+        (tenant(resource_uid="u2"), MIRROR, False),
+        (tenant(status=Status.DELETED), MIRROR, False),
+        (tenant(detached=True), MIRROR, False),
+        (tenant(resource_generation=2), MIRROR, False),
+        (tenant(generation=2), MIRROR, False),
+    ],
+)
+def test_whatever_else_may_be_to_write_needs_a_fresh_look(row: Tenant, found: Resource, undisputed: bool) -> None:
+    """docs/decisions/0011."""
+    assert mirror.undisputed(row, found) is undisputed
+
+
+@pytest.mark.parametrize(
+    ("row", "wanted"),
+    [
+        (None, False),
+        (tenant(), True),
+        (tenant(detached=True), False),
+        (tenant(status=Status.DELETING), False),
+        (tenant(status=Status.DELETED), False),
+        (tenant(stalled=Stalled.RECORD_BEHIND), False),
+        (tenant(stalled=Stalled.ENGINE_PAUSED), True),
+    ],
+)
+def test_who_is_to_have_a_resource(row: Tenant | None, wanted: bool) -> None:
+    assert mirror.wanted(row) is wanted
+
+
 def test_what_cannot_be_understood_is_seen_all_the_same() -> None:
     """Its own pass fails; the list, or the watch, goes on."""
     body = {"metadata": {"namespace": "home", "name": "acme", "resourceVersion": "7"}}
     assert Sighting.listed(body) == Sighting(namespace="home", name="acme", version="7", urgent=True)
 
 
-def snapshot(**changes: Any) -> Snapshot:
-    return Snapshot(id="acme", now=NOW, tenant=tenant(**changes))
+def snapshot(*executions: Execution, **changes: Any) -> Snapshot:
+    return Snapshot(id="acme", now=NOW, tenant=tenant(**changes), executions=executions)
+
+
+def run(**changes: Any) -> Execution:
+    """The tenant's run in charge (where ``head`` is its id)."""
+    values: dict[str, Any] = {
+        "execution_id": "tenant-acme-update",
+        "tenant_id": "acme",
+        "incarnation": LIFE,
+        "generation": 3,
+        "action": Action.UPDATE,
+        "n": 1,
+        "provider": "local",
+        "source": Door.API,
+        "sent_at": NOW,
+        "created_at": NOW,
+    }
+    return Execution(**{**values, **changes})
+
+
+def condition(written: dict[str, Any], kind: str) -> tuple[str, str]:
+    found = next(each for each in written["conditions"] if each["type"] == kind)
+    return found["status"], found["reason"]
 
 
 def ready(written: dict[str, Any]) -> tuple[str, str]:
-    found = next(each for each in written["conditions"] if each["type"] == "Ready")
-    return found["status"], found["reason"]
+    return condition(written, "Ready")
+
+
+def message(written: dict[str, Any], kind: str) -> str:
+    return str(next(each["message"] for each in written["conditions"] if each["type"] == kind))
 
 
 @pytest.mark.parametrize(
@@ -249,12 +344,6 @@ def ready(written: dict[str, Any]) -> tuple[str, str]:
 )
 def test_ready(changes: dict[str, Any], expected: tuple[str, str]) -> None:
     assert ready(status.of_record(snapshot(**changes), resource(), refusal=None)) == expected
-
-
-def run(**changes: Any) -> Execution:
-    given = {"execution_id": "tenant-acme-provision", "tenant_id": "acme", "incarnation": LIFE, "generation": 3, "n": 1}
-    engine = {"provider": "local", "source": Door.API, "created_at": NOW}
-    return Execution(**{**given, **engine, "action": Action.PROVISION, "sent_at": NOW, **changes})
 
 
 BROKEN = {"state": ExecutionState.FAILED, "ended_at": NOW, "error": {"code": "Full", "message": "no room"}}
@@ -279,40 +368,115 @@ BROKEN = {"state": ExecutionState.FAILED, "ended_at": NOW, "error": {"code": "Fu
 def test_retries_are_what_came_after_the_first_try(
     changes: dict[str, Any], head: Execution, retries: int, error: str | None
 ) -> None:
-    row = snapshot(head=head.execution_id, **changes)
-    workflow = status.of_record(replace(row, executions=(head,)), resource(), refusal=None)["workflow"]
+    row = snapshot(head, head=head.execution_id, **changes)
+    workflow = status.of_record(row, resource(), refusal=None)["workflow"]
     assert (workflow["retries"], workflow.get("lastError")) == (retries, error)
 
 
 @pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({}, ("False", "Idle", "nothing is under way")),
-        ({"observed_generation": 2}, ("True", "UpdatePending", "a newer spec is about to be carried out")),
-        ({"status": Status.PROVISIONING}, ("True", "Provisioning", "the tenant is being made")),
-        ({"status": Status.DELETING}, ("True", "Deleting", "the tenant is being deleted")),
-        ({"status": Status.REQUESTED, "paused": True}, ("False", "Paused", "nothing is under way")),
-    ],
-)
-def test_reconciling(changes: dict[str, Any], expected: tuple[str, str, str]) -> None:
-    written = status.of_record(snapshot(**changes), resource(), refusal=None)
-    found = next(each for each in written["conditions"] if each["type"] == "Reconciling")
-    assert (found["status"], found["reason"], found["message"]) == expected
-
-
-@pytest.mark.parametrize(
-    ("stalled", "message"),
+    ("stalled", "why"),
     [
         (Stalled.DEADLINE_EXCEEDED, "a run did not end in time and is started anew: workers may be away, or hang"),
         (Stalled.ENGINE_PAUSED, "the workflow engine has paused a run, which is started anew: look into the engine"),
         (Stalled.DELETE_FAILING, "an earlier failure"),
     ],
 )
-def test_stalled_says_why_and_not_what_failed_before(stalled: Stalled, message: str) -> None:
+def test_stalled_says_why_and_not_what_failed_before(stalled: Stalled, why: str) -> None:
     row = snapshot(status=Status.UPDATING, stalled=stalled, status_message="an earlier failure")
     written = status.of_record(row, resource(), refusal=None)
-    found = next(each for each in written["conditions"] if each["type"] == "Stalled")
-    assert (found["status"], found["reason"], found["message"]) == ("True", stalled.value, message)
+    assert condition(written, "Stalled") == ("True", stalled.value)
+    assert message(written, "Stalled") == why
+
+
+UNDER_WAY = {"status": Status.UPDATING, "head": "tenant-acme-update"}
+NOTHING = ("False", "Progressing")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reconciling", "stalled"),
+    [
+        ({}, ("False", "Idle"), NOTHING),
+        ({"paused": True}, ("False", "Idle"), NOTHING),
+        ({"observed_generation": 2}, ("True", "UpdatePending"), NOTHING),
+        ({"observed_generation": 2, "paused": True}, ("False", "Paused"), NOTHING),
+        ({"status": Status.REQUESTED}, ("True", "Requested"), NOTHING),
+        ({"status": Status.REQUESTED, "paused": True}, ("False", "Paused"), NOTHING),
+        ({"status": Status.UPDATING}, ("True", "Updating"), NOTHING),
+        ({"status": Status.UPDATING, "paused": True}, ("False", "Paused"), NOTHING),
+        ({"status": Status.UPDATING, "paused": True, "workflow_execution_id": "x"}, ("True", "Updating"), NOTHING),
+        ({"status": Status.DELETING, "paused": True}, ("True", "Deleting"), NOTHING),
+        ({"status": Status.FAILED}, ("False", "Idle"), ("True", "Failed")),
+        ({"status": Status.UPDATING, "stalled": Stalled.ENGINE_PAUSED}, ("True", "Updating"), ("True", "EnginePaused")),
+        ({"status": Status.UPDATING, "stalled": Stalled.RECORD_BEHIND}, ("False", "Idle"), ("True", "RecordBehind")),
+        ({"status": Status.DELETING, "stalled": Stalled.RECORD_BEHIND}, ("True", "Deleting"), ("True", "RecordBehind")),
+    ],
+)
+def test_reconciling_and_stalled(
+    changes: dict[str, Any], reconciling: tuple[str, str], stalled: tuple[str, str]
+) -> None:
+    written = status.of_record(snapshot(**changes), resource(), refusal=None)
+    assert condition(written, "Reconciling") == reconciling
+    assert condition(written, "Stalled") == stalled
+
+
+@pytest.mark.parametrize(
+    ("head", "changes", "reason"),
+    [
+        (run(), {}, "TriggerFailed"),
+        (run(), {"workflow_execution_id": "tenant-acme-update"}, "Updating"),
+        (run(ended_at=NOW), {"paused": True}, "Updating"),
+        (run(), {"status": Status.FAILED}, "Failed"),
+    ],
+)
+def test_a_failed_trigger_is_told_while_its_run_may_come(head: Execution, changes: dict[str, Any], reason: str) -> None:
+    assert ready(status.of_record(snapshot(head, **{**UNDER_WAY, **changes}), resource(), refusal=None))[1] == reason
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "without"),
+    [
+        ({"status": Status.UPDATING}, "Ready", "the tenant is being brought to its new spec"),
+        ({"status": Status.FAILED}, "Stalled", "the tenant failed; change or retry it"),
+        ({"stalled": Stalled.DELETE_FAILING}, "Stalled", "no progress is made by itself"),
+    ],
+)
+def test_conditions_say_what_the_record_says(changes: dict[str, Any], kind: str, without: str) -> None:
+    written = status.of_record(snapshot(**changes, status_message="port taken"), resource(), refusal=None)
+    assert message(written, kind) == "port taken"
+    assert message(status.of_record(snapshot(**changes), resource(), refusal=None), kind) == without
+
+
+def test_a_refusal_stalls_unless_it_ends_by_itself() -> None:
+    invalid, deleting = (Refusal(reason=reason, message="no") for reason in ("InvalidSpec", "Deleting"))
+    assert condition(status.of_record(snapshot(), resource(), refusal=invalid), "Stalled") == ("True", "InvalidSpec")
+    assert condition(status.of_record(snapshot(), resource(), refusal=deleting), "Stalled") == NOTHING
+    assert condition(status.of_refusal(resource(), refusal=invalid, now=NOW), "Stalled") == ("True", "InvalidSpec")
+    assert condition(status.of_refusal(resource(), refusal=deleting, now=NOW), "Stalled") == ("False", "Deleting")
+
+
+def test_a_condition_keeps_its_time_until_its_status_changes() -> None:
+    before = status.of_record(snapshot(status=Status.UPDATING), resource(), refusal=None)
+    after = status.of_record(replace(snapshot(), now=LATER), resource(status=before), refusal=None)
+    times = {each["type"]: each["lastTransitionTime"] for each in after["conditions"]}
+    then, now = conditions.timestamp(NOW), conditions.timestamp(LATER)
+    assert times == {"Ready": now, "Reconciling": now, "Stalled": then}
+
+
+def test_the_run_in_charge_is_told() -> None:
+    head = run(attempt=3, engine_attempt=3, error=WorkflowFailure(code="X", message="port taken").to_json())
+    row = {**UNDER_WAY, "workflow_execution_id": head.execution_id}
+    assert status.of_record(snapshot(head, **row), resource(), refusal=None)["workflow"] == {
+        "executionId": "tenant-acme-update",
+        "action": "update",
+        "state": "pending",
+        "retries": 4,
+        "lastError": "port taken",
+    }
+    waits = run(sent_at=None, not_before=LATER)
+    told = status.of_record(snapshot(waits, **UNDER_WAY), resource(), refusal=None)["workflow"]
+    assert (told["nextCheckAt"], told["retries"]) == (conditions.timestamp(LATER), 0)
+    of_before = run(incarnation="another")
+    assert "workflow" not in status.of_record(snapshot(of_before, **UNDER_WAY), resource(), refusal=None)
 
 
 def test_observed_generation_rises_only_with_the_record_or_a_refusal() -> None:
@@ -344,6 +508,12 @@ def test_what_is_gone_is_taken_out_of_the_status() -> None:
     body = status.patch(resource(status=before), status.of_record(snapshot(), resource(status=before), refusal=None))
     assert body is not None
     assert body["status"]["endpoints"] is None
+    failed = run(error=WorkflowFailure(code="X", message="port taken").to_json())
+    before = status.of_record(snapshot(failed, **UNDER_WAY), resource(), refusal=None)
+    after = status.of_record(snapshot(run(), **UNDER_WAY), resource(status=before), refusal=None)
+    body = status.patch(resource(status=before), after)
+    assert body is not None
+    assert body["status"]["workflow"]["lastError"] is None
 
 
 def test_events_of_transitions_only() -> None:
