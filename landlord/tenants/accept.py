@@ -17,7 +17,7 @@ from landlord.tenants import metadata
 from landlord.tenants.acceptance import Acceptance, Validation
 from landlord.tenants.commands import Bind, Create, Delete, Edit, Patch, Remove, Replace, Request, Retry
 from landlord.tenants.desired import DesiredState
-from landlord.tenants.errors import Conflict, Exists, Fault, Gone, Invalid
+from landlord.tenants.errors import Conflict, Exists, Fault, Invalid
 from landlord.tenants.ingest import Ingest
 from landlord.tenants.lifecycle import RETRY, Event, InvalidTransition, transition
 from landlord.tenants.model import DeletionPolicy, Snapshot, Stalled, Status, Tenant
@@ -30,8 +30,6 @@ def accept(snapshot: Snapshot, request: Request, *, policy: Policy, validation: 
     try:
         return door(snapshot=snapshot, request=request, policy=policy, validation=validation).accept()
     except InvalidTransition as refused:
-        if refused.status is Status.DELETED:
-            raise Gone(f"tenant {request.tenant_id} is deleted") from None
         raise Conflict(str(refused)) from None
 
 
@@ -61,7 +59,7 @@ class Rest(DesiredState, frozen=True):
 
     def _create_again(self, command: Create, *, tenant: Tenant) -> Acceptance:
         """A POST of a living id is refused, unless it repeats one that was answered 500."""
-        if not tenant.unanswered or tenant.status is Status.DELETING:
+        if not tenant.unanswered:
             raise Exists(f"tenant {tenant.id} exists already")
         same = command.compute_provider in (None, tenant.compute_provider) and canonical.equal(
             command.compute_config, tenant.compute_config

@@ -92,10 +92,8 @@ class DesiredState(Acceptor, frozen=True):
         tenant = replace(tenant, stalled=None, attempts=0)
         if tenant.paused:
             return self.commit(tenant, event=event, started=False)
-        if following.action is None:
-            return self.commit(replace(tenant, status=following.to), event=event, started=False)
         sent, waiting = self.snapshot.sent, self.snapshot.waiting
-        if sent is not None and waiting is None and not self.degraded(tenant, sent):
+        if sent is not None and not self.degraded(tenant, sent):
             # It follows when that run ends: a hundred changes during one run are one run more.
             return self.commit(replace(tenant, status=following.to), event=event, started=True)
         tenant = replace(tenant, status=following.to, status_message="")

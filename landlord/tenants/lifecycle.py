@@ -49,8 +49,6 @@ class InvalidTransition(Exception):
             f"cannot {REQUESTS.get(event, event)} a tenant that is {status or 'absent'};"
             f" allowed: {', '.join(allowed) or 'nothing'}"
         )
-        self.status = status
-        self.event = event
 
 
 ACTIONS: Mapping[Status, Action] = {

@@ -69,7 +69,7 @@ def succeed(tenant: Tenant, ended: Execution, *, waiting: Execution | None, now:
     if ended.action in (Action.PROVISION, Action.UPDATE):
         tenant = replace(tenant, observed_generation=ended.generation, observed_config=ended.output)
     current = ended.generation == tenant.generation
-    event = Event.SUCCEED if current or ended.action is Action.DELETE else Event.SUCCEED_OLDER
+    event = Event.SUCCEED if current else Event.SUCCEED_OLDER
     following = transition(tenant.status, event)
     if following.action is None:
         tenant = replace(tenant, status=following.to, head=ended.execution_id, workflow_execution_id=None)

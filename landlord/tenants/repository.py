@@ -39,9 +39,7 @@ class StoredKey:
     """An idempotency key that was used before."""
 
     body_digest: str
-    change_id: str
     execution_id: str | None
-    tenant_id: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

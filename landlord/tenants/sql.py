@@ -18,8 +18,8 @@ HINTS = "landlord_hints"
 
 TENANT = Tenant.__struct_fields__
 EXECUTION = Execution.__struct_fields__
-_FIXED = {"execution_id", "tenant_id", "incarnation", "action", "n", "source", "created_at", "payload"}
-"""What an update of an execution leaves alone (the payload is only ever set once)."""
+_FIXED = {"execution_id", "tenant_id", "incarnation", "action", "n", "source", "created_at"}
+"""What an update of an execution leaves alone."""
 
 
 def _names(columns: tuple[str, ...], prefix: str = "") -> str:
@@ -34,9 +34,9 @@ def _read(columns: tuple[str, ...], prefix: str) -> str:
 _CHANGING = tuple(column for column in EXECUTION if column not in _FIXED)
 _UPDATE_EXECUTION = f"""
     update executions e
-    set ({_names(_CHANGING)}, payload) = ({_names(_CHANGING, "x.")}, coalesce(x.payload, e.payload))
+    set ({_names(_CHANGING)}) = ({_names(_CHANGING, "x.")})
     from changed_executions x
-    where e.execution_id = x.execution_id and not x.added"""  # noqa: S608 - built from our own column names
+    where e.execution_id = x.execution_id"""  # noqa: S608 - built from our own column names
 
 COMMIT = Statement(
     f"""
@@ -220,9 +220,8 @@ APPLIED = Statement("select 1 from audit where change_id = cast(:change_id as uu
 
 KEY = Statement(
     """
-select k.body_digest, k.change_id::text, k.execution_id, a.tenant_id
-from idempotency_keys k left join audit a using (change_id)
-where k.caller = :caller and k.method = :method and k.path = :path and k.key = :key
+select body_digest, execution_id from idempotency_keys
+where caller = :caller and method = :method and path = :path and key = :key
 """
 )
 
