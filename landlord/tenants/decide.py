@@ -174,7 +174,7 @@ def _active(snapshot: Snapshot, tenant: Tenant, sent: Execution, *, word: Execut
         sent,
         seen=True,
         state=word.state,
-        engine_attempt=word.attempt,
+        engine_attempt=outcome.tries(sent, word),
         error=canonical.storable(word.failure.to_json()) if word.failure else None,
     )
     if sent.cancel_requested_at is not None:

@@ -35,10 +35,15 @@ def close(execution: Execution, word: ExecutionInfo, *, now: datetime) -> Execut
         state=word.state,
         ended_at=now,
         seen=True,
-        engine_attempt=word.attempt,
+        engine_attempt=tries(execution, word),
         error=canonical.storable(_failure(word).to_json()) if word.state is not ExecutionState.SUCCEEDED else None,
         output=cut(canonical.storable(word.output)) if isinstance(word.output, dict) else None,
     )
+
+
+def tries(execution: Execution, word: ExecutionInfo) -> int:
+    """Of the engine at this run. Some forget how many there were once it has ended, or is paused."""
+    return max(execution.engine_attempt, word.attempt)
 
 
 def concerns(tenant: Tenant, execution: Execution) -> bool:

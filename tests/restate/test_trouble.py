@@ -42,9 +42,11 @@ async def test_a_run_whose_worker_is_away_and_comes_back(world: World) -> None:
     assert sent.error is not None
     assert sent.error["code"] in ("WorkerUnreachable", "WorkerLost")
     await world.worker.start()
-    await until_state(world, name, ExecutionState.RUNNING)
+    sent = await until_state(world, name, ExecutionState.RUNNING)
     await world.until(name, Status.READY)
     assert await world.states(name) == [("plan", "succeeded"), ("provision", "succeeded")]
+    found = await world.installation.repository.executions(name, before=2**62, limit=1)
+    assert found[0][1].engine_attempt >= sent.engine_attempt > 1, "Restate says how often it tried only until the end"
 
 
 async def test_a_run_that_somebody_paused(world: World) -> None:
