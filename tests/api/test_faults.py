@@ -140,6 +140,20 @@ async def test_a_database_that_goes_and_returns(
         assert (await rest.get("/readyz")).status == 200
 
 
+async def test_a_tenant_that_too_many_change_at_once(rest: Rest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever was asked for; that each of these may be answered is in the document."""
+    name = await rest.create()
+    monkeypatch.setattr("landlord.tenants.service.CONTENTION", 0)
+    for reply in (
+        await rest.post("/api/tenants", {"id": name, "compute_config": CONFIG}),
+        await rest.put(f"/api/tenants/{name}", {"compute_config": CONFIG}),
+        await rest.patch(f"/api/tenants/{name}", {"labels": {"a": "b"}}),
+        await rest.post(f"/api/tenants/{name}/retry"),
+        await rest.delete(f"/api/tenants/{name}"),
+    ):
+        assert (reply.status, "too many" in reply["detail"]) == (409, True)
+
+
 async def test_what_nobody_foresaw(rest: Rest, monkeypatch: pytest.MonkeyPatch) -> None:
     async def burn(_: str) -> Any:
         raise RuntimeError("secret at /var/lib")

@@ -180,7 +180,7 @@ class TenantHandlers:
     )
     @match_info_schema(_ID)
     @response_schema(_RECORD, code=202, description="Recorded, and its workflow is triggered")
-    @problems(400, 404, 410, 412, 422, 500)
+    @problems(400, 404, 409, 410, 412, 422, 500)
     async def delete(self, request: web.Request) -> web.Response:
         return _shown(await self._submit(request, Delete(), body=None), status=202)
 
