@@ -57,7 +57,12 @@ class Operator:
     @property
     def checks(self) -> Mapping[str, Check]:
         """Readiness of the Kubernetes side."""
-        return {"cluster": self._gate.fault, "watch": self._watch.fault, "definition": self._definition_fault}
+        return {
+            "cluster": self._gate.fault,
+            "watch": self._watch.fault,
+            "resync": self._resync.fault,
+            "definition": self._definition_fault,
+        }
 
     async def _definition_fault(self) -> str | None:
         """Whether it would be noticed that the definition, and not a tenant, is being deleted."""

@@ -36,10 +36,15 @@ class Resync:
         self._gate = gate
         self._interval = interval
         self._wanted = asyncio.Event()
+        self._fault: str | None = None
 
     def soon(self) -> None:
         """Something may have been missed."""
         self._wanted.set()
+
+    async def fault(self) -> str | None:
+        """For readiness: why not all resources were seen the last time."""
+        return self._fault
 
     async def run(self) -> None:
         """Resync for ever."""
@@ -64,10 +69,12 @@ class Resync:
             return False
         except (KubernetesError, DatabaseUnavailable) as error:
             _log.warning("resync broke off", error=str(error))
+            self._fault = str(error)
             return False
         except Exception:  # noqa: BLE001 - without a resync all that is missed would stay missed
             _log.exception("resync broke off")
             return False
+        self._fault = None
         seconds = round(time.monotonic() - began, 3)
         _log.debug("resynced", resources=len(listed), rows_woken=woken, seconds=seconds)
         return True

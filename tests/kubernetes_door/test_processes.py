@@ -115,18 +115,10 @@ async def test_operator_that_may_not_read_the_definition(
     landlord: Landlord, cluster: ControlPlane, test_database_url: str, tmp_path: Path
 ) -> None:
     """It works, and says what would happen; deploy/ grants it."""
-    accounts = await asyncio.to_thread((ROOT / "deploy" / "base" / "rbac.yaml").read_text)
-    role = next(each for each in yaml.safe_load_all(accounts) if each["metadata"]["name"] == "landlord-operator")
-    assert role["kind"] == "ClusterRole"
+    role = await granted()
     *less, definition = role["rules"]
     assert definition["resources"] == ["customresourcedefinitions"]
-    await landlord.kubectl("create", "serviceaccount", "operator")
-    await _apply(landlord, {**role, "rules": less})
-    bound = f"--serviceaccount={landlord.namespace}:operator"
-    await landlord.kubectl("create", "clusterrolebinding", "operator", "--clusterrole=landlord-operator", bound)
-    kubeconfig = await cluster.service_account_kubeconfig(
-        tmp_path / "kubeconfig", namespace=landlord.namespace, service_account="operator"
-    )
+    kubeconfig = await account(landlord, {**role, "rules": less}, tmp_path / "kubeconfig")
     environment = {
         "LANDLORD_DATABASE_URL": test_database_url,
         "LANDLORD_COMPUTE_PROVIDERS": "mock",
@@ -143,6 +135,41 @@ async def test_operator_that_may_not_read_the_definition(
         assert operator.output.count("every tenant would be deleted") == 1
         await _apply(landlord, role)
         await operator.until("/readyz", code=200, text='"ok"')
+
+
+async def test_operator_that_may_not_list_says_so(
+    landlord: Landlord, test_database_url: str, tmp_path: Path
+) -> None:
+    """It sees no resource at all."""
+    role = await granted()
+    tenants, *others = role["rules"]
+    less = {**tenants, "verbs": [verb for verb in tenants["verbs"] if verb != "list"]}
+    kubeconfig = await account(landlord, {**role, "rules": [less, *others]}, tmp_path / "kubeconfig")
+    environment = {"LANDLORD_DATABASE_URL": test_database_url, "KUBECONFIG": str(kubeconfig)}
+    async with running("operator", **environment) as operator:
+        await operator.until("/readyz", code=200, text='"resync"')
+        await _apply(landlord, role)
+        await operator.until("/readyz", code=200, text='"ok"')
+
+
+async def granted() -> dict[str, Any]:
+    """What ``deploy/`` allows the operator."""
+    accounts = await asyncio.to_thread((ROOT / "deploy" / "base" / "rbac.yaml").read_text)
+    role: dict[str, Any]
+    role = next(each for each in yaml.safe_load_all(accounts) if each["metadata"]["name"] == "landlord-operator")
+    assert role["kind"] == "ClusterRole"
+    return role
+
+
+async def account(landlord: Landlord, role: dict[str, Any], kubeconfig: Path) -> Path:
+    """The kubeconfig of an operator that is allowed this."""
+    await landlord.kubectl("create", "serviceaccount", "operator")
+    await _apply(landlord, role)
+    bound = f"--serviceaccount={landlord.namespace}:operator"
+    await landlord.kubectl("create", "clusterrolebinding", "operator", "--clusterrole=landlord-operator", bound)
+    return await landlord.plane.service_account_kubeconfig(
+        kubeconfig, namespace=landlord.namespace, service_account="operator"
+    )
 
 
 async def _apply(landlord: Landlord, body: dict[str, Any]) -> None:
