@@ -137,9 +137,7 @@ async def test_operator_that_may_not_read_the_definition(
         await operator.until("/readyz", code=200, text='"ok"')
 
 
-async def test_operator_that_may_not_list_says_so(
-    landlord: Landlord, test_database_url: str, tmp_path: Path
-) -> None:
+async def test_operator_that_may_not_list_says_so(landlord: Landlord, test_database_url: str, tmp_path: Path) -> None:
     """It sees no resource at all."""
     role = await granted()
     tenants, *others = role["rules"]
