@@ -84,14 +84,19 @@ class Ingest(DesiredState, frozen=True):
         return self.begin_delete(replace(bound_to(tenant, command.identity), generation=newest))
 
     def _delete_unknown(self, command: Remove) -> Acceptance:
-        """A resource of ours is terminating and the record is lost: what it stood for is deleted all the same."""
+        """A resource of ours is terminating and the record is lost: what it stood for is deleted all the same.
+
+        That takes no configuration, and the resource may have one that never was accepted, and that no row can hold.
+        """
         remains = self.snapshot.remains
+        provider = canonical.storable(command.compute_provider or self.validation.default_provider)
+        refused = self.validation.faults(provider, command.compute_config)
         tenant = Tenant(
             id=self.request.tenant_id,
             incarnation=str(uuid.uuid4()),
             status=Status.DELETING,
-            compute_provider=command.compute_provider or self.validation.default_provider,
-            compute_config=command.compute_config,
+            compute_provider=provider,
+            compute_config={} if refused else command.compute_config,
             generation=max(remains.generation, command.recorded_generation) + 1,
             version=remains.version,
             counters=dict(remains.counters),

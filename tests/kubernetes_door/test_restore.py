@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -186,6 +187,21 @@ async def test_row_lost_terminating_resource_is_deleted(landlord: Landlord) -> N
     await landlord.look()
     assert await landlord.resource() is None
     assert (await landlord.record()).status is Status.DELETED
+
+
+async def test_terminating_resource_that_was_never_accepted_goes(landlord: Landlord) -> None:
+    """Our finalizer came with a manifest that was exported elsewhere; what no row can hold must not keep it."""
+    manifest = json.loads(landlord.manifest({"size": "\x00"}, computeProvider="nim\x00bus"))
+    manifest["metadata"]["finalizers"] = [FINALIZER]
+    await landlord.kubectl("create", "-f", "-", stdin=json.dumps(manifest))
+    await landlord.look()
+    assert await landlord.condition() == ("False", "InvalidSpec")
+    await landlord.kubectl("delete", "tenant", landlord.name, "--wait=false")
+    await landlord.look()
+    assert (await landlord.record()).status is Status.DELETING
+    await landlord.reconcile()
+    await landlord.look()
+    assert await landlord.resource() is None
 
 
 async def test_row_lost_terminating_but_retained_deletes_nothing(landlord: Landlord) -> None:
