@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 from collections.abc import Callable
 
@@ -32,6 +33,14 @@ CLOSE = 0.1
 """Seconds for kopf's connections to be closed before the loop is."""
 
 _log = structlog.get_logger(__name__)
+
+
+def _worth_telling(record: logging.LogRecord) -> bool:
+    """That signals are ours and not kopf's is nothing to be warned of at every start."""
+    return not record.getMessage().startswith("OS signals are ignored")
+
+
+logging.getLogger("kopf._core.reactor.running").addFilter(_worth_telling)
 
 
 class WatchStuck(Exception):

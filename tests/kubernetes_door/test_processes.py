@@ -101,6 +101,7 @@ async def test_operator_and_worker_make_a_tenant_ready(
         await operator.until("/readyz", code=200, text='"ok"')
         await landlord.apply({"size": 1})
         await landlord.until_ready()
+        assert "OS signals are ignored" not in operator.output, "they are ours, not kopf's"
         assert "landlord_operator_passes_total" in (await operator.get("/metrics"))[1]
         assert (await operator.get("/healthz"))[0] == 200
         await cluster.kill_api()
