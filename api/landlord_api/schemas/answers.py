@@ -34,7 +34,12 @@ class WorkflowSchema(Answer):
     retry_count = fields.Integer(
         required=True, metadata={"description": "Tries before this one: Landlord's and the engine's own."}
     )
-    last_error = fields.Nested(FailureSchema, required=True, allow_none=True)
+    last_error = fields.Nested(
+        FailureSchema,
+        required=True,
+        allow_none=True,
+        metadata={"description": "Of this very run; why the one before it failed is the record's `status_message`."},
+    )
     started_at = fields.DateTime(required=True, allow_none=True)
 
 
