@@ -296,8 +296,6 @@ def test_every_change_is_made_on_the_version_it_names(ready: Snapshot, command: 
 def test_a_post_of_what_lives_is_refused(ready: Snapshot) -> None:
     with pytest.raises(Exists):
         decided(ready, Create(compute_config={"v": 0}))
-    with pytest.raises(PreconditionFailed):
-        decided(ABSENT, Create(compute_config={"v": 0}), if_match=frozenset({1}))
 
 
 @pytest.fixture
