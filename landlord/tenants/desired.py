@@ -80,7 +80,7 @@ class DesiredState(Acceptor, frozen=True):
             return head is not None and head.generation != tenant.generation
         if tenant.status is Status.READY:
             return tenant.generation != tenant.observed_generation
-        return tenant.status is Status.REQUESTED or (tenant.status in ACTIONS and self.snapshot.sent is None)
+        return self.snapshot.sent is None
 
     def respec(self, tenant: Tenant, *, event: Event, bump: bool) -> Acceptance:
         """Another spec, or the same again: it runs now, or after the active run, or when the tenant is unpaused."""
@@ -137,7 +137,7 @@ class DesiredState(Acceptor, frozen=True):
             run = runs.freeze(waiting, tenant=tenant, now=now, policy=self.policy)
             self.check_request(run)
         else:
-            run = replace(waiting, generation=tenant.generation, not_before=None)
+            run = replace(waiting, generation=tenant.generation)
         updated.append(run)
         tenant = replace(tenant, head=run.execution_id, workflow_execution_id=run.execution_id)
         return self.commit(tenant, event=event, updated=tuple(updated), started=True)
