@@ -10,13 +10,24 @@ from msgspec.structs import replace
 
 from landlord.tenants.accept import accept
 from landlord.tenants.acceptance import Acceptance, Validation
-from landlord.tenants.commands import Bind, Create, Delete, Edit, Patch, Remove, Replace, Request, ResourceIdentity
+from landlord.tenants.commands import (
+    Bind,
+    Create,
+    Delete,
+    Edit,
+    Patch,
+    Remove,
+    Replace,
+    Request,
+    ResourceIdentity,
+    Retry,
+)
 from landlord.tenants.decide import decide
 from landlord.tenants.errors import Conflict, Exists, Fault, Invalid, PreconditionFailed
 from landlord.tenants.model import DeletionPolicy, Door, Execution, Remains, Snapshot, Stalled, Status, Tenant
 from landlord.tenants.runs import Policy
 from landlord.tenants.service import after
-from landlord.workflow.provider import ExecutionInfo, ExecutionState
+from landlord.workflow.provider import ExecutionInfo, ExecutionState, InvalidRequest, WorkflowRequest
 
 POLICY = Policy(installation="test", provider="local", complete=lambda _, config: dict(config))
 VALIDATION = Validation(default_provider="mock", faults=lambda _, __: [], check=lambda _: None)
@@ -77,7 +88,11 @@ def test_a_plan_is_nothing_that_was_observed(planning: Snapshot) -> None:
 def test_what_is_created_paused_runs_once_unpaused() -> None:
     requested = submitted(ABSENT, Create(compute_config={}, paused=True))
     assert (row(requested).status, requested.executions) == (Status.REQUESTED, ())
-    changed = submitted(requested, Replace(compute_config={"v": 1}))
+    change = decided(requested, Replace(compute_config={"v": 1})).change
+    assert change is not None
+    assert change.audit is not None
+    assert change.audit.event == "change spec"
+    changed = after(requested, change)
     assert (row(changed).status, changed.executions, row(changed).generation) == (Status.REQUESTED, (), 2)
     started = submitted(changed, UNPAUSE)
     assert (row(started).status, the(started.sent).generation) == (Status.PLANNING, 2)
@@ -86,6 +101,13 @@ def test_what_is_created_paused_runs_once_unpaused() -> None:
 def test_unpausing_starts_nothing_beside_what_is_under_way(planning: Snapshot) -> None:
     unpaused = submitted(planning, PAUSE, UNPAUSE)
     assert (unpaused.sent, unpaused.waiting) == (planning.sent, None)
+    assert not decided(submitted(planning, PAUSE), UNPAUSE).started
+
+
+def test_what_is_being_deleted_is_neither_paused_nor_unpaused(planning: Snapshot) -> None:
+    for command in (PAUSE, UNPAUSE):
+        with pytest.raises(Conflict):
+            decided(submitted(planning, PAUSE, Delete()), command)
 
 
 def test_unpausing_goes_on_where_a_run_ended_meanwhile(planning: Snapshot) -> None:
@@ -166,7 +188,9 @@ def test_a_newer_spec_goes_with_what_waits_behind_a_cancelled_run(planning: Snap
     word = ExecutionInfo(execution_id=sent.execution_id, state=ExecutionState.RUNNING, digest=sent.digest)
     change = decide(overdue, word=word, policy=POLICY).change
     assert change is not None
-    changed = submitted(after(overdue, change), Replace(compute_config={"v": 1}))
+    unsure = after(overdue, change)
+    unsure = replace(unsure, tenant=replace(row(unsure), workflow_execution_id=None))  # the cancel did not get through
+    changed = submitted(unsure, Replace(compute_config={"v": 1}))
     assert (the(changed.waiting).execution_id, the(changed.waiting).generation) == ("tenant-acme-plan-2", 2)
     assert row(changed).head == row(changed).workflow_execution_id == "tenant-acme-plan-2"
 
@@ -247,6 +271,12 @@ def test_an_edit_of_what_is_being_deleted_is_refused(ready: Snapshot, config: di
         decided(submitted(ready, Delete()), Edit(identity=IDENTITY, compute_config=config, paused=True))
 
 
+def test_a_retry_says_what_is_wanted_of_a_record_that_is_behind(ready: Snapshot) -> None:
+    behind = submitted(ready, Bind(identity=IDENTITY, recorded_generation=7))
+    retried = submitted(behind, Retry())
+    assert (row(retried).status, row(retried).stalled, the(retried.sent).generation) == (Status.UPDATING, None, 8)
+
+
 def test_an_edit_of_what_is_deleted_begins_a_new_life(ready: Snapshot) -> None:
     again = submitted(ended(submitted(ready, Delete())), Edit(identity=IDENTITY, compute_config={"v": 0}))
     assert (row(again).status, row(again).resource_uid) == (Status.PLANNING, "u1")
@@ -316,10 +346,14 @@ def test_a_repeated_post_is_the_request_it_repeats(unanswered: Snapshot) -> None
             decided(unanswered, other)
 
 
-def test_a_post_corrects_one_that_the_engine_refused(unanswered: Snapshot) -> None:
-    failed = replace(row(unanswered), status=Status.FAILED)
+@pytest.fixture
+def refused(unanswered: Snapshot) -> Snapshot:
+    """The engine would not take its first run."""
     sent = replace(the(unanswered.sent), ended_at=NOW, state=ExecutionState.FAILED)
-    refused = replace(unanswered, tenant=failed, executions=(sent,))
+    return replace(unanswered, tenant=replace(row(unanswered), status=Status.FAILED), executions=(sent,))
+
+
+def test_a_post_corrects_one_that_the_engine_refused(refused: Snapshot) -> None:
     corrected = submitted(refused, Create(compute_config={"v": 1}))
     assert (row(corrected).status, row(corrected).generation, row(corrected).unanswered) == (Status.PLANNING, 2, False)
     assert the(corrected.sent).execution_id == "tenant-acme-plan-2"
@@ -327,7 +361,8 @@ def test_a_post_corrects_one_that_the_engine_refused(unanswered: Snapshot) -> No
 
 
 def test_a_put_repeats_only_what_it_would_have_made(unanswered: Snapshot) -> None:
-    assert decided(unanswered, Replace(compute_config={"v": 0})).repeat
+    repeat = decided(unanswered, Replace(compute_config={"v": 0}))
+    assert (repeat.change, repeat.started, repeat.repeat) == (None, True, True)
     assert decided(unanswered, Replace(compute_config={"v": 0}, labels={"a": "b"})).change is not None
     assert decided(unanswered, Replace(compute_config={"v": 1})).change is not None
 
@@ -340,15 +375,32 @@ def test_a_put_repeats_only_what_it_would_have_made(unanswered: Snapshot) -> Non
         Edit(identity=IDENTITY, compute_config={"v": 1}),
     ],
 )
-def test_what_is_wrong_with_a_configuration_is_told_before_anything_is_stored(ready: Snapshot, command: Any) -> None:
+def test_what_is_wrong_with_a_configuration_is_told_before_anything_is_stored(
+    ready: Snapshot, refused: Snapshot, command: Any
+) -> None:
     wrong = Validation(
         default_provider="mock",
         faults=lambda _, __: [Fault(pointer="/compute_config/v", message="no")],
         check=lambda _: None,
     )
-    request = Request(tenant_id="acme", command=command, who="tester", door=Door.API)
-    with pytest.raises(Invalid):
-        accept(ready, request, policy=POLICY, validation=wrong)
+    for snapshot, each in ((ready, command), (refused, Create(compute_config={"v": 1}))):
+        request = Request(tenant_id="acme", command=each, who="tester", door=Door.API)
+        with pytest.raises(Invalid):
+            accept(snapshot, request, policy=POLICY, validation=wrong)
+
+
+def test_what_the_engine_would_refuse_is_told_before_anything_is_stored_but_for_a_delete(planning: Snapshot) -> None:
+    def too_large(_: WorkflowRequest) -> None:
+        raise InvalidRequest("too large")
+
+    strict = Validation(default_provider="mock", faults=lambda _, __: [], check=too_large)
+    waits = ended(planning, ExecutionState.FAILED)
+    for snapshot, command in ((ABSENT, Create(compute_config={})), (waits, Replace(compute_config={"v": 1}))):
+        request = Request(tenant_id="acme", command=command, who="tester", door=Door.API)
+        with pytest.raises(Invalid):
+            accept(snapshot, request, policy=POLICY, validation=strict)
+    request = Request(tenant_id="acme", command=Delete(), who="tester", door=Door.API)
+    assert accept(waits, request, policy=POLICY, validation=strict).change is not None
 
 
 @pytest.mark.parametrize(
