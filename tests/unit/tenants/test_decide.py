@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from landlord.tenants.accept import accept
 from landlord.tenants.acceptance import Validation
 from landlord.tenants.commands import Bind, Create, Delete, Patch, Replace, Request, ResourceIdentity
-from landlord.tenants.decide import Decision, decide
+from landlord.tenants.decide import Decision, decide, refused
 from landlord.tenants.model import Action, Door, Execution, Snapshot, Stalled, Status, Tenant
 from landlord.tenants.runs import Policy
 from landlord.tenants.service import after
@@ -40,6 +40,12 @@ def word(snapshot: Snapshot, state: ExecutionState, **fields: Any) -> ExecutionI
 def looked(snapshot: Snapshot, said: ExecutionInfo | None, *, policy: Policy = POLICY) -> tuple[Decision, Snapshot]:
     decision = decide(snapshot, word=said, policy=policy)
     return decision, after(snapshot, decision.change) if decision.change else snapshot
+
+
+def event(decision: Decision) -> str | None:
+    """What the trail says of it; null if nothing."""
+    audit = decision.change.audit if decision.change else None
+    return audit.event if audit else None
 
 
 def the(execution: Execution | None) -> Execution:
@@ -96,7 +102,8 @@ def test_a_run_whose_end_is_wanted_is_not_cancelled_unless_it_is(planning: Snaps
 
 
 def test_an_engine_that_is_not_configured_is_told_once(planning: Snapshot) -> None:
-    _, stalled = looked(planning, None, policy=ANOTHER)
+    decision, stalled = looked(planning, None, policy=ANOTHER)
+    assert event(decision) == "engine not configured"
     assert row(stalled).stalled is Stalled.ENGINE_NOT_CONFIGURED
     assert looked(stalled, None, policy=ANOTHER)[0].change is None
 
@@ -108,8 +115,9 @@ def test_that_the_record_is_behind_is_not_forgotten_for_the_engine(planning: Sna
     assert row(looked(behind, None, policy=ANOTHER)[1]).stalled is Stalled.RECORD_BEHIND
 
 
-def test_a_run_known_to_another_is_given_up_and_its_successor_sent(planning: Snapshot) -> None:
-    taken = word(planning, ExecutionState.SUCCEEDED, digest="another")
+@pytest.mark.parametrize("state", [ExecutionState.RUNNING, ExecutionState.SUCCEEDED])
+def test_a_run_known_to_another_is_given_up_and_its_successor_sent(planning: Snapshot, state: ExecutionState) -> None:
+    taken = word(planning, state, digest="another")
     decision, after_it = looked(planning, taken)
     assert decision.change is not None
     assert [(e.state, e.ended_at) for e in decision.change.updated] == [(ExecutionState.CANCELLED, NOW)]
@@ -182,7 +190,7 @@ def test_back_off_is_waited_for_and_the_next_run_is_sent_when_it_is_over(plannin
     early = looked(replace(waits, now=due - timedelta(milliseconds=1)), None)[0]
     assert (early.change, early.check_in) == (None, 0.001)
     decision, snapshot = looked(replace(waits, now=due), None)
-    assert decision.trigger == snapshot.sent
+    assert (decision.trigger, event(decision)) == (snapshot.sent, "run sent")
     assert (the(snapshot.sent).attempt, row(snapshot).status) == (2, Status.PLANNING)
 
 
@@ -201,3 +209,101 @@ def test_what_a_delete_finds_to_be_newer_never_lowers_the_generation(deleting: S
     newer = submitted(sent, Bind(identity=identity, recorded_generation=7))
     found = WorkflowFailure(code="NewerGeneration", message="", details={"existing_generation": 5})
     assert row(looked(newer, word(newer, ExecutionState.FAILED, failure=found))[1]).generation == 7
+
+
+@pytest.fixture
+def superseded(planning: Snapshot) -> Snapshot:
+    """A newer spec waits for the end of its run."""
+    return submitted(planning, Replace(compute_config={"v": 1}))
+
+
+def test_a_newer_spec_waits_for_a_run_that_goes_on(superseded: Snapshot) -> None:
+    assert looked(superseded, word(superseded, ExecutionState.RUNNING))[0].cancel is None
+
+
+def test_a_newer_spec_takes_the_place_of_a_run_that_keeps_failing(superseded: Snapshot) -> None:
+    tried = replace(superseded, tenant=replace(row(superseded), attempts=3))
+    decision, snapshot = looked(tried, word(tried, ExecutionState.RETRYING))
+    assert (decision.cancel, event(decision)) == (snapshot.sent, "interrupt")
+    assert the(snapshot.sent).cancel_requested_at == NOW
+    assert the(snapshot.waiting).generation == 2
+    assert (row(snapshot).attempts, row(snapshot).stalled) == (0, None)
+
+
+def test_nothing_takes_the_place_of_a_run_while_paused(superseded: Snapshot) -> None:
+    paused = submitted(superseded, Patch(merge={"paused": True}))
+    assert looked(paused, word(paused, ExecutionState.RETRYING))[0].cancel is None
+
+
+def test_a_delete_is_superseded_by_nothing(deleting: Snapshot) -> None:
+    _, sent = looked(deleting, word(deleting, ExecutionState.CANCELLED))
+    identity = ResourceIdentity(namespace="default", uid="uid", generation=7)
+    newer = submitted(sent, Bind(identity=identity, recorded_generation=7))
+    assert looked(newer, word(newer, ExecutionState.RETRYING))[0].cancel is None
+
+
+def test_a_run_that_is_overdue_is_cancelled_with_another_behind_it(planning: Snapshot) -> None:
+    late = replace(planning, now=NOW + timedelta(seconds=POLICY.deadline))
+    early = replace(late, now=late.now - timedelta(seconds=1))
+    assert looked(early, word(early, ExecutionState.RUNNING))[0].cancel is None
+    decision, snapshot = looked(late, word(late, ExecutionState.RUNNING))
+    assert (decision.cancel, event(decision)) == (snapshot.sent, "interrupt")
+    assert (row(snapshot).stalled, the(snapshot.waiting).attempt) == (Stalled.DEADLINE_EXCEEDED, 1)
+    identity = ResourceIdentity(namespace="default", uid="uid", generation=7)
+    behind = submitted(late, Bind(identity=identity, recorded_generation=7))
+    assert row(looked(behind, word(behind, ExecutionState.RUNNING))[1]).stalled is Stalled.RECORD_BEHIND
+
+
+def test_a_cancel_is_asked_for_until_it_is_obeyed_and_forced_after_a_minute(deleting: Snapshot) -> None:
+    running = word(deleting, ExecutionState.RUNNING)
+    decision, snapshot = looked(deleting, running)
+    assert (decision.cancel, decision.force, the(snapshot.sent).seen) == (snapshot.sent, False, True)
+    again, _ = looked(snapshot, running)
+    assert (again.cancel, again.force, again.change) == (snapshot.sent, False, None)
+    late = replace(snapshot, now=NOW + timedelta(seconds=POLICY.force_after))
+    assert looked(late, running)[0].force
+
+
+def test_a_withheld_id_is_shown_once_the_run_is_seen(planning: Snapshot) -> None:
+    running = word(planning, ExecutionState.RUNNING)
+    withheld = replace(row(seen(planning)), workflow_execution_id=None, status_message="Failed to trigger workflow")
+    decision, snapshot = looked(replace(seen(planning), tenant=withheld), running)
+    assert event(decision) == "run found"
+    assert (row(snapshot).workflow_execution_id, row(snapshot).status_message) == (row(snapshot).head, "")
+    failing = replace(row(planning), status_message="plan: why the last one failed")
+    shown = row(looked(replace(planning, tenant=failing), running)[1])
+    assert shown.status_message == failing.status_message, "nothing was withheld"
+
+
+def test_what_may_run_and_does_not_is_started() -> None:
+    requested = submitted(ABSENT, Create(compute_config={}, paused=True))
+    assert looked(requested, None)[0].settled
+    decision, snapshot = looked(replace(requested, tenant=replace(row(requested), paused=False)), None)
+    assert (decision.trigger, row(snapshot).status) == (snapshot.sent, Status.PLANNING)
+    assert the(snapshot.sent).action is Action.PLAN
+
+
+def test_what_the_engine_refuses_fails(planning: Snapshot) -> None:
+    change = refused(planning, the(planning.sent), message="no", policy=POLICY)
+    snapshot = after(planning, change)
+    assert (row(snapshot).status, row(snapshot).status_message) == (Status.FAILED, "plan: no")
+    assert row(snapshot).workflow_execution_id is None
+    [ended] = change.updated
+    assert (ended.state, ended.ended_at) == (ExecutionState.FAILED, NOW)
+    assert ended.failure == WorkflowFailure(code="InvalidRequest", message="no", permanent=True)
+    assert change.audit is not None
+    assert change.audit.event == "give up"
+
+
+def test_a_delete_that_the_engine_refuses_is_tried_again_for_ever(deleting: Snapshot) -> None:
+    _, sent = looked(deleting, word(deleting, ExecutionState.CANCELLED))
+    snapshot = after(sent, refused(sent, the(sent.sent), message="no", policy=POLICY))
+    assert (row(snapshot).status, row(snapshot).stalled) == (Status.DELETING, Stalled.DELETE_REFUSED)
+    assert the(snapshot.waiting).not_before == NOW + timedelta(seconds=POLICY.backoff_limit)
+
+
+def test_a_success_is_told_as_such(planning: Snapshot, superseded: Snapshot) -> None:
+    assert event(looked(planning, word(planning, ExecutionState.SUCCEEDED))[0]) == "succeed"
+    older = looked(superseded, word(superseded, ExecutionState.SUCCEEDED))
+    assert event(older[0]) == "succeed for an older generation"
+    assert (the(older[1].sent).action, the(older[1].sent).generation) == (Action.PLAN, 2)
