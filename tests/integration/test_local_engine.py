@@ -21,9 +21,9 @@ from fixtures import local_worker
 
 from landlord.dev.postgres import PostgresServer
 from landlord.settings import Settings
-from landlord.workflow.provider import ExecutionState, ProviderUnavailable, WorkflowRequest
+from landlord.workflow.provider import ExecutionState, ProviderUnavailable, WorkflowFailure, WorkflowRequest
 from landlord.workflow.providers.local import LocalProvider
-from landlord.workflow.providers.local.store import Checkpoint, Ending
+from landlord.workflow.providers.local.store import Checkpoint, Claimed, Ending
 from landlord.workflow.providers.local.worker import LocalWorker
 
 LEASE = 1.0
@@ -43,6 +43,14 @@ def settings(database_url: str) -> Settings:
 @pytest.fixture
 async def provider(settings: Settings) -> AsyncIterator[LocalProvider]:
     provider = LocalProvider(settings=settings)
+    yield provider
+    await provider.close()
+
+
+@pytest.fixture
+async def steady(database_url: str) -> AsyncIterator[LocalProvider]:
+    """Of an installation whose leases outlast every test."""
+    provider = LocalProvider(settings=_settings(database_url, workflow_local_lease=10))
     yield provider
     await provider.close()
 
@@ -456,12 +464,107 @@ async def test_ended_runs_are_forgotten_after_the_retention(provider: LocalProvi
 async def test_installations_do_not_see_each_other(provider: LocalProvider, database_url: str) -> None:
     other = LocalProvider(settings=_settings(database_url))
     request = WorkflowRequest(execution_id="tenant-a-plan", payload=b"{}")
+    theirs = WorkflowRequest(execution_id="tenant-a-plan", payload=b'{"their": "own"}')
     assert (await provider.trigger(request, timeout=5)).created
     assert await other.get_many([request.execution_id]) == {}
-    assert (await other.trigger(request, timeout=5)).created
-    assert len(await other._store.claim(most=10, worker="x")) == 1
+    assert (await other.trigger(theirs, timeout=5)).created
+    assert (await provider.trigger(theirs, timeout=5)).digest == request.digest
+    assert (await other.trigger(request, timeout=5)).digest == theirs.digest
+    [claimed] = await other._store.claim(most=10, worker="x")
+    assert (await other._store.checkpoint(Checkpoint(hold=claimed.hold, name="s", output='"theirs"'))).held
     assert (await provider.get(request.execution_id)).state is ExecutionState.PENDING
+    [ours] = await provider._store.claim(most=10, worker="y")
+    assert ours.done == {}
+    assert (await provider._store.checkpoint(Checkpoint(hold=ours.hold, name="t", output='"ours"'))).held
+    await provider.cancel(request.execution_id, reason="gone", force=True)
+    assert await provider._store.purge(retention=-1) == 1
+    assert (await other.get(request.execution_id)).state is ExecutionState.RUNNING
+    assert await other._store.finish(Ending(hold=claimed.hold, state=ExecutionState.SUCCEEDED))
+    assert await provider._store.purge(retention=-1) == 0
+    assert (await other.get(request.execution_id)).state is ExecutionState.SUCCEEDED
     await other.close()
+
+
+async def started(steady: LocalProvider) -> Claimed:
+    """A run of that name, claimed."""
+    name = f"tenant-{uuid.uuid4().hex[:8]}-plan"
+    assert (await steady.trigger(WorkflowRequest(execution_id=name, payload=b"{}"), timeout=5)).created
+    [claimed] = await steady._store.claim(most=1, worker="one")
+    assert claimed.hold.execution_id == name
+    return claimed
+
+
+async def test_what_waits_longest_is_claimed_first_and_no_more_than_asked_for(steady: LocalProvider) -> None:
+    names = [f"tenant-{letter}-plan" for letter in "bac"]
+    for name in names:
+        await steady.trigger(WorkflowRequest(execution_id=name, payload=b"{}"), timeout=5)
+    first = await steady._store.claim(most=2, worker="one")
+    second = await steady._store.claim(most=2, worker="two")
+    assert sorted(each.hold.execution_id for each in first) == sorted(names[:2])
+    assert [each.hold.execution_id for each in second] == names[2:]
+
+
+async def test_what_another_is_just_claiming_is_not_waited_for(steady: LocalProvider, settings: Settings) -> None:
+    names = ["tenant-a-plan", "tenant-b-plan"]
+    for name in names:
+        await steady.trigger(WorkflowRequest(execution_id=name, payload=b"{}"), timeout=5)
+    with psycopg.connect(settings.database_url.get_secret_value()) as connection:
+        connection.execute("select 1 from local_executions where execution_id = %s for update", names[:1])
+        [claimed] = await steady._store.claim(most=5, worker="one")
+    assert claimed.hold.execution_id == names[1]
+
+
+async def test_a_step_that_is_done_again_keeps_what_it_said_last_and_the_lease(
+    steady: LocalProvider, settings: Settings
+) -> None:
+    claimed = await started(steady)
+    before = _row(settings, claimed.hold.execution_id)
+    for output in ('"first"', '"last"'):
+        assert (await steady._store.checkpoint(Checkpoint(hold=claimed.hold, name="s", output=output))).held
+    row = _row(settings, claimed.hold.execution_id)
+    assert row["step"] == "s"
+    assert row["due_at"] > before["due_at"]
+    assert (await steady._store.renew([claimed.hold]))[claimed.hold].held
+    assert _row(settings, claimed.hold.execution_id)["due_at"] > row["due_at"]
+    await steady._store.hand_back([claimed.hold])
+    [again] = await steady._store.claim(most=1, worker="two")
+    assert again.done == {"s": "last"}
+
+
+async def test_what_is_handed_back_is_anybodys_and_costs_no_attempt(steady: LocalProvider, settings: Settings) -> None:
+    claimed = await started(steady)
+    began = _row(settings, claimed.hold.execution_id)["started_at"]
+    await steady._store.hand_back([claimed.hold])
+    row = _row(settings, claimed.hold.execution_id)
+    assert (row["state"], row["worker"], row["attempts"]) == ("pending", None, 0)
+    assert not await steady._store.finish(Ending(hold=claimed.hold, state=ExecutionState.SUCCEEDED))
+    [again] = await steady._store.claim(most=1, worker="two")
+    assert (again.attempt, again.hold.fence > claimed.hold.fence) == (1, True)
+    assert not (await steady._store.renew([claimed.hold]))[claimed.hold].held
+    assert _row(settings, claimed.hold.execution_id)["started_at"] == began
+
+
+async def test_a_cancel_ends_what_nobody_holds_and_is_a_wish_to_who_does(
+    steady: LocalProvider, settings: Settings
+) -> None:
+    waiting = WorkflowRequest(execution_id="tenant-w-delete", payload=b"{}")
+    claimed = await started(steady)
+    await steady.trigger(waiting, timeout=5)
+    for reason in ("first", "second"):
+        await steady.cancel(claimed.hold.execution_id, reason=reason)
+        await steady.cancel(waiting.execution_id, reason=reason)
+    ended, running = _row(settings, waiting.execution_id), _row(settings, claimed.hold.execution_id)
+    assert (ended["state"], ended["cancel_reason"], ended["due_at"]) == ("cancelled", "first", None)
+    assert ended["ended_at"] is not None
+    assert (await steady.get(waiting.execution_id)).failure == WorkflowFailure(code="Cancelled", message="first")
+    assert (running["state"], running["cancel_reason"], running["ended_at"]) == ("running", "first", None)
+    assert (running["failure"], running["fence"]) == (None, claimed.hold.fence)
+    assert (await steady._store.renew([claimed.hold]))[claimed.hold].cancel_reason == "first"
+    assert await steady._store.finish(Ending(hold=claimed.hold, state=ExecutionState.SUCCEEDED))
+    row = _row(settings, claimed.hold.execution_id)
+    assert (row["state"], row["due_at"]) == ("succeeded", None)
+    assert row["ended_at"] is not None
+    assert await steady._store.purge(retention=60) == 0
 
 
 async def test_missing_tables_are_explained(empty_database_url: str) -> None:
