@@ -23,7 +23,7 @@ from landlord.tenants.commands import (
     Retry,
 )
 from landlord.tenants.decide import decide
-from landlord.tenants.errors import Conflict, Exists, Fault, Invalid, PreconditionFailed
+from landlord.tenants.errors import Conflict, Exists, Fault, Gone, Invalid, NotFound, PreconditionFailed
 from landlord.tenants.model import DeletionPolicy, Door, Execution, Remains, Snapshot, Stalled, Status, Tenant
 from landlord.tenants.runs import Policy
 from landlord.tenants.service import after
@@ -321,6 +321,16 @@ def test_every_change_is_made_on_the_version_it_names(ready: Snapshot, command: 
     with pytest.raises(PreconditionFailed):
         decided(ready, command, if_match=frozenset({row(ready).version + 1}))
     assert decided(ready, command, if_match=frozenset({row(ready).version})).change is not None
+
+
+@pytest.mark.parametrize(
+    "command", [Replace(compute_config={}), Patch(merge={}), Delete(), Retry(), Bind(identity=IDENTITY)]
+)
+def test_what_is_not_there_or_no_longer_cannot_be_changed(ready: Snapshot, command: Any) -> None:
+    with pytest.raises(NotFound):
+        decided(ABSENT, command)
+    with pytest.raises(Gone):
+        decided(ended(submitted(ready, Delete())), command)
 
 
 def test_a_post_of_what_lives_is_refused(ready: Snapshot) -> None:
