@@ -84,9 +84,7 @@ def succeed(tenant: Tenant, ended: Execution, *, waiting: Execution | None, now:
     if held(tenant):
         return rest(tenant, ended), None, None
     tenant = replace(tenant, status=following.to)
-    tenant, execution = follow(
-        tenant, following.action, waiting=waiting if not current else None, now=now, policy=policy
-    )
+    tenant, execution = follow(tenant, following.action, waiting=waiting, now=now, policy=policy)
     return tenant, execution, event
 
 
