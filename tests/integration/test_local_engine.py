@@ -21,7 +21,13 @@ from fixtures import local_worker
 
 from landlord.dev.postgres import PostgresServer
 from landlord.settings import Settings
-from landlord.workflow.provider import ExecutionState, ProviderUnavailable, WorkflowFailure, WorkflowRequest
+from landlord.workflow.provider import (
+    ExecutionNotFound,
+    ExecutionState,
+    ProviderUnavailable,
+    WorkflowFailure,
+    WorkflowRequest,
+)
 from landlord.workflow.providers.local import LocalProvider
 from landlord.workflow.providers.local.store import Checkpoint, Claimed, Ending
 from landlord.workflow.providers.local.worker import LocalWorker
@@ -467,6 +473,8 @@ async def test_installations_do_not_see_each_other(provider: LocalProvider, data
     theirs = WorkflowRequest(execution_id="tenant-a-plan", payload=b'{"their": "own"}')
     assert (await provider.trigger(request, timeout=5)).created
     assert await other.get_many([request.execution_id]) == {}
+    with pytest.raises(ExecutionNotFound):
+        await other.cancel(request.execution_id, reason="not theirs")
     assert (await other.trigger(theirs, timeout=5)).created
     assert (await provider.trigger(theirs, timeout=5)).digest == request.digest
     assert (await other.trigger(request, timeout=5)).digest == theirs.digest

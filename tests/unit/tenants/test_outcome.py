@@ -147,6 +147,11 @@ def test_what_failed_while_paused_is_not_tried_again_yet() -> None:
     assert (tenant.attempts, following, tenant.workflow_execution_id) == (1, None, None)
 
 
+def test_a_delete_goes_on_while_paused_or_behind() -> None:
+    for held in ({"paused": True}, {"stalled": Stalled.RECORD_BEHIND}):
+        assert failed(Status.DELETING, **held)[1] is not None
+
+
 def test_a_record_is_never_brought_back_behind_itself() -> None:
     found = WorkflowFailure(code="NewerGeneration", message="", details={"existing_generation": 1})
     tenant, following, _ = failed(Status.UPDATING, found)
