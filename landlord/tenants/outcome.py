@@ -109,7 +109,7 @@ def fail(tenant: Tenant, ended: Execution, *, now: datetime, policy: Policy) -> 
     if spent and not deleting:
         following = transition(tenant.status, Event.GIVE_UP)
         return replace(rest(tenant, ended), status=following.to), None, Event.GIVE_UP
-    if deleting and tenant.attempts >= policy.attempts:
+    if tenant.attempts >= policy.attempts:  # anything but a delete has been given up
         tenant = replace(tenant, stalled=Stalled.DELETE_FAILING)
     if held(tenant):
         return rest(tenant, ended), None, None

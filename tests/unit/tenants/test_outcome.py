@@ -145,6 +145,10 @@ def test_a_failure_of_an_older_generation_counts_for_nothing() -> None:
 def test_what_failed_while_paused_is_not_tried_again_yet() -> None:
     tenant, following, _ = failed(Status.UPDATING, paused=True)
     assert (tenant.attempts, following, tenant.workflow_execution_id) == (1, None, None)
+    tenant, run = under_way(Status.UPDATING, paused=True, attempts=3)
+    ended = closed(run, ExecutionState.FAILED)
+    newer, following, _ = outcome.fail(replace(tenant, generation=3), ended, now=NOW, policy=POLICY)
+    assert (newer.attempts, following, newer.head) == (0, None, run.execution_id)
 
 
 def test_a_delete_goes_on_while_paused_or_behind() -> None:
