@@ -247,6 +247,29 @@ async def test_cancel_is_found_by_the_heartbeat_when_the_notification_is_lost(
     assert info.state is ExecutionState.CANCELLED
 
 
+async def test_a_notification_that_is_not_ours_harms_nobody(provider: LocalProvider, settings: Settings) -> None:
+    """Whoever may connect to the database may notify."""
+
+    async def workflow(payload: bytes, step: Any) -> None:
+        await step("one", _nothing)
+
+    request = WorkflowRequest(execution_id="tenant-a-plan", payload=b"{}")
+    heard = provider.completions()
+    assert await anext(heard) == ""
+    async with working(provider.worker(workflow)):
+        with psycopg.connect(settings.database_url.get_secret_value(), autocommit=True) as connection:
+            for _ in range(20):  # until the worker listens
+                for words in ("", " ", " cancel", " work work", " nonsense x y"):
+                    for channel in ("landlord_local_workers", "landlord_local_ended"):
+                        connection.execute("select pg_notify(%s, %s)", [channel, f"{settings.installation}{words}"])
+                await asyncio.sleep(0.02)
+        await provider.trigger(request, timeout=5)
+        async with asyncio.timeout(5):
+            while await anext(heard) != request.execution_id:
+                pass
+    await heard.aclose()
+
+
 async def test_two_workers_never_run_one_run_at_once(settings: Settings) -> None:
     active: Counter[str] = Counter()
     finished: Counter[str] = Counter()

@@ -124,7 +124,7 @@ class Store:
         """Ids of runs that have just ended, as they are notified; an empty one when some may have been missed."""
         async with aclosing(self._heard(statements.ENDED)) as notifications:
             async for execution_ids in notifications:
-                for execution_id in execution_ids:
+                for execution_id in execution_ids.split(" "):
                     yield execution_id
 
     # What workers do.
@@ -168,19 +168,17 @@ class Store:
     async def orders(self) -> AsyncGenerator[tuple[str, str], None]:
         """What workers are told: (``work``, ''), (``cancel``, execution id), ('', '') after each (re)connect."""
         async with aclosing(self._heard(statements.WORKERS)) as notifications:
-            async for order, *execution_ids in notifications:
-                yield order, "".join(execution_ids)
+            async for words in notifications:
+                order, _, execution_id = words.partition(" ")
+                yield order, execution_id
 
-    async def _heard(self, channel: str) -> AsyncGenerator[list[str], None]:
-        """Words of the notifications that concern this installation; ``[""]`` for whatever may have been missed."""
-        notifications = listen(self._database.conninfo, channel=channel)
-        async with aclosing(notifications):
+    async def _heard(self, channel: str) -> AsyncGenerator[str, None]:
+        """What this installation is told; an empty text for whatever may have been missed."""
+        async with aclosing(listen(self._database.conninfo, channel=channel)) as notifications:
             async for notification in notifications:
-                installation, *words = notification.split(" ")
-                if installation == self._installation:
+                installation, _, words = notification.partition(" ")
+                if installation == self._installation or notification == RECONNECTED:
                     yield words
-                elif notification == RECONNECTED:
-                    yield [""]
 
     async def _fetch(self, statement: Statement, **parameters: Any) -> list[Any]:
         return await self._database.execute(statement, installation=self._installation, **parameters)
