@@ -91,8 +91,8 @@ class Callbacks:
             async with session.post(url, allow_redirects=False) as answer:
                 await answer.read()
                 return answer.status
-        except (aiohttp.ClientError, TimeoutError, OSError):
-            return None
+        except (aiohttp.ClientError, TimeoutError, OSError, UnicodeError):
+            return None  # the last where the host could be nobody's name
 
     def _told(self, fault: str) -> None:
         """Log what is wrong once, until it is something else."""

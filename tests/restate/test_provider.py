@@ -74,11 +74,21 @@ async def test_what_is_wrong_is_said_without_secrets_and_addresses(status: int, 
         assert "127.0.0.1" not in str(error.value)
 
 
-async def test_nobody_there() -> None:
-    url = f"http://127.0.0.1:{free_port()}"
+@pytest.mark.parametrize("url", [f"http://127.0.0.1:{free_port()}", "http://restate..svc:8080"])
+async def test_nobody_there(url: str) -> None:
+    """Nor could be: that an address is misspelt is said, too, also by a worker, which went silent."""
+
+    async def nothing(_: bytes, __: Step) -> Any:
+        return None
+
     async with provided({"ingress": url, "admin": url}) as provider:
         with pytest.raises(ProviderUnavailable, match="cannot connect to the ingress"):
             await provider.ready()
+        with structlog.testing.capture_logs() as logs:
+            async with running(provider.worker(nothing)), asyncio.timeout(10):
+                while not logs:
+                    await asyncio.sleep(0.02)
+    assert logs[0]["reason"] == "restate: cannot connect to the admin API"
 
 
 async def test_no_worker_has_registered(restate_server: dict[str, str]) -> None:

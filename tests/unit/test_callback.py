@@ -6,6 +6,7 @@ import asyncio
 import time
 
 import pytest
+import structlog.testing
 
 from landlord.settings import Settings
 from landlord.workflow.callback import AT_ONCE, GRACE, TIMEOUT, WAITING, Callbacks
@@ -38,6 +39,16 @@ async def test_an_api_that_hangs_holds_nobody_up() -> None:
         assert time.perf_counter() - began < GRACE + 2
         for writer in connections:
             writer.close()
+
+
+async def test_an_address_that_could_be_nobodys_is_told_and_ends_no_sender() -> None:
+    callbacks = Callbacks(settings=Settings(callback_url="http://api..svc:8080"))
+    with structlog.testing.capture_logs() as logs:
+        async with callbacks.running(), asyncio.timeout(10):
+            for number in range(2 * AT_ONCE):
+                callbacks.send(f"tenant-{number}-plan")
+            await callbacks._queue.join()
+    assert [log["reason"] for log in logs] == ["the API cannot be reached"]
 
 
 async def test_nothing_is_kept_where_nobody_is_to_be_told() -> None:

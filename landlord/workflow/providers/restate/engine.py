@@ -133,7 +133,8 @@ class Engine:
             answer = await self._again(method, url, data=data, headers={**sent, **(headers or {})}, timeout=timeout)
         except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError):
             raise ProviderUnavailable(f"restate: the {door}'s TLS certificate is not trusted") from None
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, UnicodeError):
+            # The last where the host could be nobody's name.
             raise ProviderUnavailable(f"restate: cannot connect to the {door}") from None
         except TimeoutError:
             raise TriggerTimeout(f"restate: no answer from the {door} within {timeout:g} s") from None
