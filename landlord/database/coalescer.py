@@ -48,7 +48,7 @@ class Coalescer(Generic[Item, Result]):
         self._most = most
         self._bound = waiting
         self._queue: deque[tuple[Item, asyncio.Future[Result]]] = deque()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None] | None] = set()
         self._taken_at = 0.0
         """When the last statement began, by the loop's clock."""
         self._overtaking: asyncio.TimerHandle | None = None
@@ -68,37 +68,38 @@ class Coalescer(Generic[Item, Result]):
         return await future
 
     def _serve(self) -> None:
-        if not self._queue or len(self._tasks) == SLOTS or self._overtaking is not None:
+        if not self._queue or len(self._tasks) == SLOTS:
             return
         loop = asyncio.get_running_loop()
-        due = self._taken_at + PATIENCE
-        if self._tasks and loop.time() < due:
-            self._overtaking = loop.call_at(due, self._overtake)
-            return
+        if self._tasks:  # it goes on with the next batch, unless it is slow
+            if self._overtaking is not None:
+                return
+            due = self._taken_at + PATIENCE
+            if loop.time() < due:
+                self._overtaking = loop.call_at(due, self._overtake)
+                return
         # A task of its own: a caller that is cancelled must not take its batch with it.
-        task = loop.create_task(self._serve_some())
+        self._tasks.add(loop.create_task(self._serve_some()))
         self._taken_at = loop.time()
-        self._tasks.add(task)
-        task.add_done_callback(self._served)
 
     def _overtake(self) -> None:
         self._overtaking = None
         self._serve()
 
-    def _served(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled():  # that is the end of the process
-            self._serve()
-
     async def _serve_some(self) -> None:
         """Until nobody waits, or another task is there to go on."""
         # One turn of the loop more: who is just being read from a socket goes with them.
         await asyncio.sleep(0)
-        while batch := self._take():
-            self._taken_at = asyncio.get_running_loop().time()
-            await self._answer(batch)
-            if len(self._tasks) > 1:
-                return
+        try:
+            while batch := self._take():
+                self._taken_at = asyncio.get_running_loop().time()
+                await self._answer(batch)
+                if len(self._tasks) > 1:
+                    break
+        finally:
+            # Here and not in a callback, which would run after those who have just been answered: they may call again.
+            self._tasks.discard(asyncio.current_task())
+        self._serve()
 
     def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
         batch: list[tuple[Item, asyncio.Future[Result]]] = []

@@ -40,6 +40,10 @@ def statements() -> Statements:
     return Statements()
 
 
+async def _at_once(items: Sequence[str]) -> list[str]:
+    return [item.upper() for item in items]
+
+
 def call(coalescer: Coalescer[str, str], *items: str) -> list[asyncio.Task[str]]:
     async def one(item: str) -> str:
         return await coalescer(item)
@@ -69,6 +73,32 @@ async def test_who_arrives_while_one_runs_goes_together_in_the_next(statements: 
     statements.answer(1)
     assert await asyncio.gather(*first, *others) == ["A", "B", "C"]
     assert statements.batches == [["a"], ["b", "c"]]
+
+
+async def test_who_calls_again_with_its_answer_in_the_hand_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("landlord.database.coalescer.PATIENCE", 3600)
+    coalescer = Coalescer(_at_once)
+    async with asyncio.timeout(5):
+        assert [await coalescer("a"), await coalescer("b")] == ["A", "B"]
+
+
+async def test_who_comes_when_all_that_waited_is_done_does_not_wait(
+    statements: Statements, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("landlord.database.coalescer.PATIENCE", 3600)
+    coalescer = Coalescer(statements.run)
+    first = call(coalescer, "a")
+    await statements.begun(1)
+    second = call(coalescer, "b")
+    await asyncio.sleep(0)
+    statements.answer(0)
+    await statements.begun(2)
+    statements.answer(1)
+    assert await asyncio.gather(*first, *second) == ["A", "B"]
+    third = call(coalescer, "c")
+    await statements.begun(3)
+    statements.answer(2)
+    assert await asyncio.gather(*third) == ["C"]
 
 
 async def test_a_slow_statement_is_overtaken_and_by_no_more_than_there_are_slots(statements: Statements) -> None:
