@@ -108,6 +108,10 @@ class Passes:
         left = self._left.get(name)
         return left is not None and left.revision == revision
 
+    def forget(self, name: str) -> None:
+        """It is over: there are ever more of these."""
+        self._left.pop(name, None)
+
     def left_in(self, namespace: str, name: str) -> bool:
         """Whether the last pass left a resource there."""
         left = self._left.get(name)

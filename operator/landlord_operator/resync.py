@@ -95,6 +95,7 @@ class Resync:
             for row in rows:
                 after = row["id"]
                 if row["status"] == Status.DELETED and after not in names:
+                    self._passes.forget(after)
                     continue
                 here = row["namespace"] is not None and (row["namespace"], after) in listed
                 if row["namespace"] and not here and self._passes.left_in(row["namespace"], after):

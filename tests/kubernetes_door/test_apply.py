@@ -13,6 +13,9 @@ from landlord.mirror import FINALIZER
 from landlord.tenants.commands import Create, Delete, Patch, Replace
 from landlord.tenants.model import DeletionPolicy, Door, Status
 from landlord.workflow.providers.mock import Stay, Succeed
+from landlord_operator.gate import ClusterGate
+from landlord_operator.passes import Passes
+from landlord_operator.resync import Resync
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -317,3 +320,38 @@ async def test_events_tell_transitions_only(landlord: Landlord) -> None:
         await landlord.until(both)
         await asyncio.sleep(0.5)  # for what should not come
         assert await told() == ["InvalidSpec", "Ready"]
+
+
+async def test_what_is_over_is_forgotten(landlord: Landlord) -> None:
+    """Or an operator would remember every tenant there ever was."""
+
+    async def returned() -> None:
+        pytest.fail("it was never away")
+
+    gate = ClusterGate(landlord.resources, installation="default", returned=returned)
+    passes = Passes(landlord.sync(), gate=gate)
+    repository = landlord.installation.repository
+    resync = Resync(repository=repository, resources=landlord.resources, passes=passes, gate=gate, interval=300)
+    async with asyncio.TaskGroup() as group:
+        running = [group.create_task(part.run()) for part in (gate, passes, resync)]
+        await landlord.rest(Create(compute_config={}))
+        await landlord.reconcile()
+
+        async def remembered() -> bool:
+            passes.changed([landlord.name])
+            return passes.is_left(landlord.name, revision=(await landlord.record()).revision)
+
+        await landlord.until(remembered)
+        await landlord.rest(Delete())
+        await landlord.reconcile()
+        await landlord.until(remembered)
+        assert await landlord.resource() is None
+        revision = (await landlord.record()).revision
+        resync.soon()
+
+        async def forgotten() -> bool:
+            return not passes.is_left(landlord.name, revision=revision)
+
+        await landlord.until(forgotten)
+        for each in running:
+            each.cancel()
