@@ -228,6 +228,7 @@ def _of_earlier_life(tenant: Tenant, resource: Resource) -> bool:
     """Generations go on over lives: one that is ahead of the row is not earlier, the row was restored."""
     return (
         resource.incarnation not in (None, tenant.incarnation)
+        and resource.signed
         and resource.recorded_generation <= tenant.generation
         and resource.created_at <= tenant.created_at + LATE
     )

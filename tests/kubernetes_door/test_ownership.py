@@ -109,6 +109,24 @@ async def test_living_leftover_is_deleted_and_made_anew_never_patched(landlord: 
     assert await landlord.condition() == ("True", "Ready")
 
 
+async def test_exported_manifest_applied_beside_a_new_life_is_no_leftover(landlord: Landlord) -> None:
+    """What carries the annotations of the life before came with them: its user made it now."""
+    await landlord.rest(Create(compute_config={"size": 1}))
+    await landlord.look()
+    exported = json.loads(await landlord.kubectl("get", "tenant", landlord.name, "-o", "json"))
+    exported["metadata"] = {each: exported["metadata"][each] for each in ("name", "annotations", "finalizers")}
+    await landlord.rest(Delete())
+    await landlord.reconcile()
+    await landlord.look()
+    await landlord.rest(Create(compute_config={"size": 2}))
+    await landlord.kubectl("apply", "-f", "-", stdin=json.dumps(exported))
+    made = await landlord.there()
+    await landlord.look()
+    record, resource = await landlord.record(), await landlord.there()
+    assert (record.compute_config, resource.uid) == ({"size": 1}, made.uid)
+    assert resource.incarnation == record.incarnation
+
+
 async def test_user_takes_the_place_of_a_missing_mirror(landlord: Landlord) -> None:
     """The row has no living resource: a user's in the same namespace is bound, and is an edit."""
     await ready(landlord)

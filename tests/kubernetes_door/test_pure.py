@@ -199,6 +199,7 @@ STAMPED = {STAMP: str(Stamp(resource_generation=1, record_generation=2, sha="0" 
         (tenant(status=Status.DELETED), resource(), Owner.OURS),
         (tenant(), resource(uid="u2", annotations=EARLIER, created_at=NOW + 2 * LATE), Owner.FREE),
         (tenant(generation=2), resource(uid="u2", annotations=EARLIER, created_at=NOW + LATE), Owner.LEFTOVER),
+        (tenant(), resource(uid="u2", annotations=EARLIER, stampers=frozenset({"kubectl"})), Owner.FREE),
         (tenant(), MISPLACED, Owner.LEFTOVER),
         (tenant(incarnation="another"), MISPLACED, Owner.TAKEN),
         (tenant(), dataclasses.replace(MISPLACED, generation=2), Owner.TAKEN),
