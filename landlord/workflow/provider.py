@@ -13,7 +13,6 @@ import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
 from enum import StrEnum
 from typing import Any, ClassVar
 
@@ -112,7 +111,6 @@ class TriggerResult:
     execution_id: str
     created: bool
     digest: str | None
-    native_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +127,7 @@ class ExecutionInfo:
     """Of the run if it ended so, else of its last try."""
     output: Any = None
     native_id: str | None = None
-    next_retry_at: datetime | None = None
+    """The engine's own name of the run, for who looks for it there: Landlord makes no use of it."""
 
 
 class RunFailed(Exception):

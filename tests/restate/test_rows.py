@@ -86,12 +86,8 @@ def test_a_failure_that_is_no_json() -> None:
     assert (read.digest, read.failure.code if read.failure else None) == ("d", "InternalError")
 
 
-def test_the_next_retry_is_told_while_backing_off() -> None:
-    given = row("backing-off", retry_count=7, next_retry_at="2026-11-21T04:27:01.742Z")
-    info = rows.info(given, digest="d")
-    assert info.attempt == 7
-    assert info.next_retry_at is not None
-    assert info.next_retry_at.tzinfo is not None
+def test_retries_of_the_engine_are_told() -> None:
+    assert rows.info(row("backing-off", retry_count=7), digest="d").attempt == 7
 
 
 def test_what_is_put_into_a_statement_is_quoted() -> None:

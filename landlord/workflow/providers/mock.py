@@ -13,7 +13,6 @@ import asyncio
 from collections import defaultdict, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -68,7 +67,6 @@ class Stay:
     failure: WorkflowFailure | None = None
     """Of the last try, where the state is ``retrying`` or ``paused``."""
     attempt: int = 1
-    next_retry_at: datetime | None = None
     heeds_cancel: bool = True
     """False as if no worker answered: only a forced cancel ends it."""
 
@@ -164,12 +162,7 @@ class MockProvider(WorkflowProvider):
         if self._unanswered > 0:
             self._unanswered -= 1
             raise TriggerTimeout("mock: no answer (the run was started)")
-        return TriggerResult(
-            execution_id=request.execution_id,
-            created=created,
-            digest=run.request.digest,
-            native_id=request.execution_id,
-        )
+        return TriggerResult(execution_id=request.execution_id, created=created, digest=run.request.digest)
 
     async def get_many(self, execution_ids: Sequence[str]) -> dict[str, ExecutionInfo]:
         self._reach()
@@ -252,7 +245,6 @@ class MockProvider(WorkflowProvider):
                     state=outcome.state,
                     failure=outcome.failure,
                     attempt=outcome.attempt,
-                    next_retry_at=outcome.next_retry_at,
                 )
             case Work():
                 self._work.set()
@@ -276,7 +268,7 @@ class MockProvider(WorkflowProvider):
         """Unless it has ended: whoever comes later (a worker that was given up) is not heard."""
         if run.info.state.ended:
             return
-        run.info = replace(run.info, state=state, next_retry_at=None, **changes)
+        run.info = replace(run.info, state=state, **changes)
         self._still(run)
         for queue in self._listeners:
             queue.put_nowait(run.request.execution_id)

@@ -199,7 +199,6 @@ class Store:
                 execution_id=request.execution_id,
                 created=request.execution_id in created,
                 digest=request.digest if request.execution_id in created else digests.get(request.execution_id),
-                native_id=request.execution_id,
             )
             for request in requests
         ]

@@ -83,7 +83,7 @@ class RestateProvider(WorkflowProvider):
         created = value.get("status") == "Accepted"
         digest = request.digest if created else (await self._digests([native])).get(native)
         self._known.ids.learn([(request.execution_id, native)])
-        return TriggerResult(execution_id=request.execution_id, created=created, digest=digest, native_id=native)
+        return TriggerResult(execution_id=request.execution_id, created=created, digest=digest)
 
     async def get_many(self, execution_ids: Sequence[str]) -> dict[str, ExecutionInfo]:
         few = len(execution_ids) <= FEW

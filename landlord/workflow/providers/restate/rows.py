@@ -35,7 +35,7 @@ _COMPLETION = re.compile(r"\[(\d+)[^\]]*\] (.*)", re.DOTALL)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _COLUMNS = (
     "id, target_service_key, created_at, status, completion_result, completion_failure,"
-    " retry_count, last_failure_error_code, next_retry_at"
+    " retry_count, last_failure_error_code"
 )
 
 
@@ -113,7 +113,6 @@ def info(row: Mapping[str, Any], *, digest: str | None) -> ExecutionInfo:
         attempt=max(1, row.get("retry_count") or 1),
         failure=failure,
         native_id=row["id"],
-        next_retry_at=time(row.get("next_retry_at")) if state is ExecutionState.RETRYING else None,
     )
 
 
