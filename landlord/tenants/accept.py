@@ -76,7 +76,7 @@ class Rest(DesiredState, frozen=True):
             raise Exists(f"tenant {tenant.id} exists already, with another spec")
         if self.repeats(tenant):
             return self.joined(tenant, repeat=True)
-        return self.commit(replace(tenant, unanswered=False), event="answered", started=True, accepted=False)
+        return self.to_commit(replace(tenant, unanswered=False), event="answered", started=True, accepted=False)
 
     def _replace(self, command: Replace, *, tenant: Tenant) -> Acceptance:
         deleting = tenant.status is Status.DELETING  # what would be repeated is the delete
@@ -84,7 +84,7 @@ class Rest(DesiredState, frozen=True):
             changed = self._with(tenant, command)
             if changed == tenant:
                 return self.joined(tenant, repeat=True)
-        self.match(tenant)
+        self.check_version(tenant)
         if command.compute_provider not in (None, tenant.compute_provider):
             raise Invalid(
                 "compute_provider cannot change",
@@ -134,7 +134,7 @@ class Rest(DesiredState, frozen=True):
         self._check_metadata(merged)
         if "compute_config" in merged:
             return self._replace(full, tenant=tenant)
-        self.match(tenant)
+        self.check_version(tenant)
         if full.compute_provider not in (None, tenant.compute_provider):
             raise Invalid(
                 "compute_provider cannot change",
@@ -160,15 +160,15 @@ class Rest(DesiredState, frozen=True):
         if tenant.status is Status.DELETING:
             if self.repeats(tenant):
                 return self.joined(tenant, repeat=True)
-            self.match(tenant)
+            self.check_version(tenant)
             return self.joined(tenant, repeat=False)
-        self.match(tenant)
+        self.check_version(tenant)
         return self.begin_delete(tenant)
 
     def _retry(self, command: Retry, *, tenant: Tenant) -> Acceptance:
         if self.repeats(tenant) and command.compute_config is None:
             return self.joined(tenant, repeat=True)
-        self.match(tenant)
+        self.check_version(tenant)
         failed_trigger = self.repeats(tenant)
         if tenant.status is not Status.FAILED and tenant.stalled is None and not failed_trigger:
             retried = "only what failed, is stalled or could not be started is retried"

@@ -63,7 +63,7 @@ class Acceptor(Struct, frozen=True, kw_only=True):
             raise Gone(f"tenant {self.request.tenant_id} is deleted")
         return tenant
 
-    def match(self, tenant: Tenant) -> None:
+    def check_version(self, tenant: Tenant) -> None:
         """Raises :class:`PreconditionFailed` unless the request is meant for the tenant's version."""
         expected = self.request.if_match
         if expected is not None and tenant.version not in expected:
@@ -108,7 +108,7 @@ class Acceptor(Struct, frozen=True, kw_only=True):
             except InvalidRequest as error:
                 raise Invalid(f"the workflow engine would refuse the request: {error}") from None
 
-    def commit(
+    def to_commit(
         self,
         tenant: Tenant,
         *,
@@ -166,7 +166,7 @@ class Acceptor(Struct, frozen=True, kw_only=True):
         changed, it would else be taken for a new one."""
         if self.request.key is None:
             return Acceptance(change=None, started=True, repeat=repeat)
-        return replace(self.commit(tenant, event="repeated", started=True, accepted=False), repeat=repeat)
+        return replace(self.to_commit(tenant, event="repeated", started=True, accepted=False), repeat=repeat)
 
     def _next_check(self, tenant: Tenant, touched: tuple[Execution, ...]) -> datetime | None:
         """When the reconciler has to look; null where nothing is open.
@@ -180,7 +180,7 @@ class Acceptor(Struct, frozen=True, kw_only=True):
 
     def observe(self, tenant: Tenant) -> Acceptance:
         """Which resource is the row's: no change of the client's, so neither version nor audit trail."""
-        acceptance = self.commit(tenant, event="bound", started=False, accepted=False)
+        acceptance = self.to_commit(tenant, event="bound", started=False, accepted=False)
         assert acceptance.change is not None
         return Acceptance(change=replace(acceptance.change, audit=None), started=acceptance.started)
 

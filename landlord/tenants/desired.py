@@ -51,15 +51,15 @@ class DesiredState(Acceptor, frozen=True):
         )
         tenant = bound_to(tenant, identity)
         if following.action is None:
-            return self.commit(tenant, event=event, started=False)
+            return self.to_commit(tenant, event=event, started=False)
         tenant, run = self.run(tenant, send=True)
-        return self.commit(tenant, event=event, added=run, started=True)
+        return self.to_commit(tenant, event=event, added=run, started=True)
 
     def metadata(self, changed: Tenant, *, tenant: Tenant) -> Acceptance:
         """Labels, pausing, policy: no new generation; unpausing lets what has been held back run."""
         if tenant.paused and not changed.paused and self.held(changed):
             return self.respec(changed, event=self.release_event(changed), bump=False)
-        return self.commit(changed, event="changed", started=False)
+        return self.to_commit(changed, event="changed", started=False)
 
     def release_event(self, tenant: Tenant) -> Event:
         """What unpausing means, where something was held back."""
@@ -91,11 +91,11 @@ class DesiredState(Acceptor, frozen=True):
         following = transition(tenant.status, event)
         tenant = replace(tenant, stalled=None, attempts=0)
         if tenant.paused:
-            return self.commit(tenant, event=event, started=False)
+            return self.to_commit(tenant, event=event, started=False)
         sent, waiting = self.snapshot.sent, self.snapshot.waiting
         if sent is not None and not self.degraded(tenant, sent):
             # It follows when that run ends: a hundred changes during one run are one run more.
-            return self.commit(replace(tenant, status=following.to), event=event, started=True)
+            return self.to_commit(replace(tenant, status=following.to), event=event, started=True)
         tenant = replace(tenant, status=following.to, status_message="")
         if sent is None and waiting is None and event is Event.CHANGE_SPEC:
             return self.after_last(tenant, event=event)
@@ -115,7 +115,7 @@ class DesiredState(Acceptor, frozen=True):
             following = transition(tenant.status, Event.SUCCEED_OLDER if older else Event.SUCCEED)
             tenant = replace(tenant, status=following.to)
         tenant, run = self.run(tenant, send=True)
-        return self.commit(tenant, event=event, added=run, started=True)
+        return self.to_commit(tenant, event=event, added=run, started=True)
 
     def supersede(
         self, tenant: Tenant, *, event: Event, sent: Execution | None, waiting: Execution | None
@@ -132,7 +132,7 @@ class DesiredState(Acceptor, frozen=True):
             waiting = None
         if waiting is None:
             tenant, run = self.run(tenant, send=sent is None)
-            return self.commit(tenant, event=event, added=run, updated=tuple(updated), started=True)
+            return self.to_commit(tenant, event=event, added=run, updated=tuple(updated), started=True)
         if sent is None:
             run = runs.freeze(waiting, tenant=tenant, now=now, policy=self.policy)
             self.check_request(run)
@@ -140,7 +140,7 @@ class DesiredState(Acceptor, frozen=True):
             run = replace(waiting, generation=tenant.generation)
         updated.append(run)
         tenant = replace(tenant, head=run.execution_id, workflow_execution_id=run.execution_id)
-        return self.commit(tenant, event=event, updated=tuple(updated), started=True)
+        return self.to_commit(tenant, event=event, updated=tuple(updated), started=True)
 
     def degraded(self, tenant: Tenant, sent: Execution) -> bool:
         """A run that keeps failing, or whose trigger failed, is not worth waiting for."""

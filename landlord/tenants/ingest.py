@@ -38,7 +38,7 @@ class Ingest(DesiredState, frozen=True):
         if tenant is not None:
             if tenant.living and _names(tenant, command.identity):
                 return Acceptance(change=None)  # another operator has taken it
-            self.match(tenant)
+            self.check_version(tenant)
         if tenant is None or not tenant.living:
             create = Create(
                 compute_provider=command.compute_provider,
@@ -75,10 +75,10 @@ class Ingest(DesiredState, frozen=True):
             return self._delete_unknown(command)
         if not tenant.living or tenant.status is Status.DELETING:
             return Acceptance(change=None, started=True)
-        self.match(tenant)
+        self.check_version(tenant)
         if command.retain or tenant.deletion_policy is DeletionPolicy.RETAIN:
             detached = replace(tenant, detached=True, resource_uid=None, resource_generation=None)
-            return self.commit(detached, event="detached", started=False)
+            return self.to_commit(detached, event="detached", started=False)
         # A restored record may be behind what it made.
         newest = max(tenant.generation, command.recorded_generation)
         return self.begin_delete(replace(bound_to(tenant, command.identity), generation=newest))
@@ -104,10 +104,10 @@ class Ingest(DesiredState, frozen=True):
             updated_at=self.snapshot.now,
         )
         tenant, run = self.run(bound_to(tenant, command.identity), send=True)
-        return self.commit(tenant, event=Event.DELETE, added=run, started=True)
+        return self.to_commit(tenant, event=Event.DELETE, added=run, started=True)
 
     def _bind(self, command: Bind, *, tenant: Tenant) -> Acceptance:
-        self.match(tenant)
+        self.check_version(tenant)
         bound = bound_to(tenant, command.identity)
         if command.recorded_generation > tenant.generation:
             bound = replace(
