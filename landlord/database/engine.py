@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import select
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -56,6 +57,23 @@ _CONNECTION: dict[str, str | int] = {
     "keepalives_count": 2,
 }
 _SCHEMES = ("postgresql://", "postgres://")
+
+_WHY = {
+    "certificate": "certificates do not fit",
+    "Connection refused": "connection refused",
+    "No such file or directory": "nobody listens on its socket",
+    "failed to resolve host": "its host is unknown",
+    'database ".*" does not exist': "there is no such database",
+    'role ".*" does not exist': "there is no such user",
+    "password authentication failed": "user or password is wrong",
+    "no password supplied": "it wants a password",
+    "no pg_hba.conf entry": "its pg_hba.conf does not let us in",
+    "too many clients|too many connections|connection slots": "it has no connection left",
+    "starting up": "it is starting up",
+    "shutting down": "it is shutting down",
+    "read-only": "it takes no writes",
+}
+"""What libpq says of a connection that was not made, and what we say: its own words hold addresses and names."""
 
 Connection = psycopg.AsyncConnection[Any]
 
@@ -124,7 +142,7 @@ class Database:
                     await self._give_back(connection)
         except (psycopg.OperationalError, psycopg.InterfaceError, ReadOnlySqlTransaction, OSError) as error:
             # TimeoutError is an OSError, too.
-            raise DatabaseUnavailable(f"Postgres is unavailable ({type(error).__name__})") from error
+            raise DatabaseUnavailable(f"Postgres is unavailable ({_why(error)})") from error
         finally:
             self._busy -= 1
             if not self._busy:
@@ -152,6 +170,12 @@ class Database:
     async def _close_idle(self) -> None:
         while self._idle:
             await self._idle.pop().close()
+
+
+def _why(error: Exception) -> str:
+    """In words where no connection was made and they are known, else the kind of error."""
+    said = str(error) if type(error) is psycopg.OperationalError else ""
+    return next((words for sign, words in _WHY.items() if re.search(sign, said)), type(error).__name__)
 
 
 def _conninfo(url: str) -> str:

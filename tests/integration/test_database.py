@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 from pydantic import SecretStr
 
 from landlord.database.engine import Database, DatabaseUnavailable
@@ -107,8 +108,28 @@ async def test_what_is_no_url_is_said_at_once(url: str) -> None:
 
 async def test_where_nobody_listens_it_is_unavailable_at_once() -> None:
     async with Database(SecretStr("postgresql://127.0.0.1:1/landlord"), pool_size=1) as database:
-        with pytest.raises(DatabaseUnavailable, match="OperationalError"):
+        with pytest.raises(DatabaseUnavailable, match=r"\(connection refused\)$"):
             await database.execute(BACKEND, seconds=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"dbname": "s3cret"}, "there is no such database"),
+        ({"user": "s3cret"}, "there is no such user"),
+        ({"host": "s3cret.invalid"}, "its host is unknown"),
+        ({"host": "/s3cret"}, "nobody listens on its socket"),
+    ],
+)
+async def test_why_a_connection_is_not_made_is_said_without_what_was_configured(
+    test_database_url: str, change: dict[str, str], reason: str
+) -> None:
+    parts = {**conninfo_to_dict(test_database_url), **change}
+    query = urlencode({key: value for key, value in parts.items() if key != "dbname"})
+    async with Database(SecretStr(f"postgresql:///{parts['dbname']}?{query}"), pool_size=1) as database:
+        with pytest.raises(DatabaseUnavailable) as refused:
+            await database.execute(BACKEND, seconds=0)
+    assert str(refused.value) == f"Postgres is unavailable ({reason})"
 
 
 async def test_a_database_that_takes_no_writes_is_unavailable_until_it_does(test_database_url: str) -> None:
@@ -124,7 +145,7 @@ async def test_a_database_that_takes_no_writes_is_unavailable_until_it_does(test
             await database.execute(count)
         await administrator.execute(f'alter database "{name}" set default_transaction_read_only = on')
         await database.close()
-        with pytest.raises(DatabaseUnavailable, match="OperationalError"):
+        with pytest.raises(DatabaseUnavailable, match="it takes no writes"):
             await database.execute(BACKEND, seconds=0)
         await administrator.execute(f'alter database "{name}" reset default_transaction_read_only')
         assert await database.execute(count) == []
