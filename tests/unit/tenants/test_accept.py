@@ -188,11 +188,12 @@ def test_a_newer_spec_goes_with_what_waits_behind_a_cancelled_run(planning: Snap
     word = ExecutionInfo(execution_id=sent.execution_id, state=ExecutionState.RUNNING, digest=sent.digest)
     change = decide(overdue, word=word, policy=POLICY).change
     assert change is not None
-    unsure = after(overdue, change)
-    unsure = replace(unsure, tenant=replace(row(unsure), workflow_execution_id=None))  # the cancel did not get through
-    changed = submitted(unsure, Replace(compute_config={"v": 1}))
-    assert (the(changed.waiting).execution_id, the(changed.waiting).generation) == ("tenant-acme-plan-2", 2)
-    assert row(changed).head == row(changed).workflow_execution_id == "tenant-acme-plan-2"
+    cancelled = after(overdue, change)
+    unsure = replace(cancelled, tenant=replace(row(cancelled), workflow_execution_id=None))  # it did not get through
+    for snapshot in (cancelled, unsure):
+        changed = submitted(snapshot, Replace(compute_config={"v": 1}))
+        assert (the(changed.waiting).execution_id, the(changed.waiting).generation) == ("tenant-acme-plan-2", 2)
+        assert row(changed).head == row(changed).workflow_execution_id == "tenant-acme-plan-2"
 
 
 def test_a_delete_forgets_what_was_before(planning: Snapshot) -> None:
@@ -331,6 +332,84 @@ def test_what_is_not_there_or_no_longer_cannot_be_changed(ready: Snapshot, comma
         decided(ABSENT, command)
     with pytest.raises(Gone):
         decided(ended(submitted(ready, Delete())), command)
+
+
+def test_a_newer_spec_does_not_wait_for_a_run_that_may_not_have_been_started(unanswered: Snapshot) -> None:
+    changed = submitted(unanswered, Replace(compute_config={"v": 1}))
+    assert the(changed.sent).cancel_requested_at is not None
+    assert the(changed.waiting).generation == 2
+
+
+def test_a_repeated_delete_goes_on_with_the_first(planning: Snapshot) -> None:
+    deleting = submitted(planning, Delete())
+    again = decided(deleting, Delete())
+    assert (again.change, again.started, again.repeat) == (None, True, False)
+    with pytest.raises(PreconditionFailed):
+        decided(deleting, Delete(), if_match=frozenset({99}))
+    failed = replace(deleting, tenant=replace(row(deleting), workflow_execution_id=None))
+    again = decided(failed, Delete(), if_match=frozenset({99}))
+    assert (again.change, again.started, again.repeat) == (None, True, True)
+
+
+def test_only_what_makes_no_progress_is_retried(planning: Snapshot, ready: Snapshot, unanswered: Snapshot) -> None:
+    for snapshot in (planning, ready, submitted(planning, Delete())):
+        with pytest.raises(Conflict):
+            decided(snapshot, Retry())
+    again = decided(unanswered, Retry())
+    assert (again.change, again.started, again.repeat) == (None, True, True)
+    assert row(submitted(unanswered, Retry(compute_config={"v": 1}))).generation == 2
+    stalled = replace(planning, tenant=replace(row(planning), stalled=Stalled.ENGINE_PAUSED))
+    assert decided(stalled, Retry()).change is not None
+
+
+def test_a_retry_is_of_the_same_generation_unless_it_brings_another_spec(refused: Snapshot) -> None:
+    same, other = (submitted(refused, Retry(compute_config=config)) for config in (None, {"v": 0}))
+    assert [(row(each).generation, row(each).status) for each in (same, other)] == [
+        (1, Status.PLANNING),
+        (2, Status.PLANNING),
+    ]
+    assert row(submitted(refused, Retry(compute_config={"v": 5}))).compute_config == {"v": 5}
+    with pytest.raises(PreconditionFailed):
+        decided(refused, Retry(), if_match=frozenset({99}))
+    with pytest.raises(Conflict):
+        decided(replace(refused, tenant=replace(row(refused), paused=True)), Retry())
+    wrong = Validation(
+        default_provider="mock", faults=lambda _, __: [Fault(pointer="/v", message="no")], check=lambda _: None
+    )
+    request = Request(tenant_id="acme", command=Retry(), who="tester", door=Door.API)
+    with pytest.raises(Invalid):
+        accept(refused, request, policy=POLICY, validation=wrong)
+
+
+def test_a_delete_is_retried_with_what_it_has(planning: Snapshot) -> None:
+    deleting = submitted(planning, Delete())
+    failing = replace(deleting, tenant=replace(row(deleting), stalled=Stalled.DELETE_FAILING))
+    with pytest.raises(Conflict):
+        decided(failing, Retry(compute_config={"v": 1}))
+    wrong = Validation(
+        default_provider="mock", faults=lambda _, __: [Fault(pointer="/v", message="no")], check=lambda _: None
+    )
+    request = Request(tenant_id="acme", command=Retry(), who="tester", door=Door.API)
+    assert accept(failing, request, policy=POLICY, validation=wrong).change is not None
+
+
+def test_an_applied_tenant_is_made_as_it_says(ready: Snapshot) -> None:
+    edit = Edit(
+        identity=IDENTITY,
+        compute_provider="docker",
+        compute_config={"v": 0},
+        paused=True,
+        deletion_policy=DeletionPolicy.RETAIN,
+        recorded_generation=6,
+    )
+    made = row(submitted(ABSENT, edit))
+    assert (made.compute_provider, made.paused, made.deletion_policy) == ("docker", True, DeletionPolicy.RETAIN)
+    assert (made.status, made.generation, made.resource_uid) == (Status.REQUESTED, 7, "u1")
+
+
+def test_a_resource_that_goes_has_seen_what_a_restored_record_has_not(ready: Snapshot) -> None:
+    gone = submitted(ready, Remove(identity=IDENTITY, retain=False, recorded_generation=7))
+    assert (row(gone).status, row(gone).generation) == (Status.DELETING, 7)
 
 
 def test_a_post_of_what_lives_is_refused(ready: Snapshot) -> None:

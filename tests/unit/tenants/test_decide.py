@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -105,6 +106,7 @@ def test_an_engine_that_is_not_configured_is_told_once(planning: Snapshot) -> No
     decision, stalled = looked(planning, None, policy=ANOTHER)
     assert event(decision) == "engine not configured"
     assert row(stalled).stalled is Stalled.ENGINE_NOT_CONFIGURED
+    assert row(stalled).next_check_at is not None, "whoever has an open run is looked at"
     assert looked(stalled, None, policy=ANOTHER)[0].change is None
 
 
@@ -307,3 +309,54 @@ def test_a_success_is_told_as_such(planning: Snapshot, superseded: Snapshot) -> 
     older = looked(superseded, word(superseded, ExecutionState.SUCCEEDED))
     assert event(older[0]) == "succeed for an older generation"
     assert (the(older[1].sent).action, the(older[1].sent).generation) == (Action.PLAN, 2)
+
+
+def test_when_somebody_looks_again(planning: Snapshot) -> None:
+    """Soon while nobody has seen the run or its end is wanted; else its end is pushed, but its deadline is not."""
+    hasty = dataclasses.replace(POLICY, trigger_timeout=5)
+    forgotten = looked(seen(planning), None, policy=hasty)[1]
+    assert row(forgotten).next_check_at == NOW + timedelta(seconds=5)
+    found = looked(forgotten, word(forgotten, ExecutionState.RUNNING), policy=hasty)[1]
+    assert row(found).next_check_at == NOW + timedelta(seconds=30)
+    late = replace(found, now=NOW + timedelta(seconds=POLICY.deadline - 7))
+    _, retrying = looked(late, word(found, ExecutionState.RETRYING), policy=hasty)
+    assert row(retrying).next_check_at == the(retrying.sent).deadline
+    deleting = submitted(forgotten, Delete())
+    _, cancelling = looked(deleting, word(deleting, ExecutionState.RUNNING), policy=hasty)
+    assert row(cancelling).next_check_at == NOW + timedelta(seconds=2)
+
+
+def at_rest(snapshot: Snapshot, state: ExecutionState) -> Snapshot:
+    """Its run has ended while it was paused, and it no longer is."""
+    paused = submitted(snapshot, Patch(merge={"paused": True}))
+    _, rests = looked(paused, word(paused, state))
+    return replace(rests, tenant=replace(row(rests), paused=False))
+
+
+def test_what_rests_and_should_not_goes_on(planning: Snapshot, superseded: Snapshot) -> None:
+    """Level-triggered: whatever brought the row there."""
+    done, older, failed = (
+        looked(at_rest(snapshot, state), None)
+        for snapshot, state in (
+            (planning, ExecutionState.SUCCEEDED),
+            (superseded, ExecutionState.SUCCEEDED),
+            (planning, ExecutionState.FAILED),
+        )
+    )
+    assert [the(snapshot.sent).execution_id for _, snapshot in (done, older, failed)] == [
+        "tenant-acme-provision",
+        "tenant-acme-plan-2",
+        "tenant-acme-plan-2",
+    ]
+    assert [event(decision) for decision, _ in (done, older, failed)] == [
+        "succeed",
+        "succeed for an older generation",
+        "fail",
+    ]
+    _, provisioning = looked(planning, word(planning, ExecutionState.SUCCEEDED))
+    _, ready = looked(provisioning, word(provisioning, ExecutionState.SUCCEEDED))
+    assert looked(ready, None)[0].settled
+    newer = replace(ready, tenant=replace(row(ready), generation=2))
+    assert the(looked(newer, None)[1].sent).execution_id == "tenant-acme-update"
+    assert looked(replace(ready, tenant=replace(row(ready), status=Status.FAILED)), None)[0].settled
+    assert looked(ABSENT, None)[0].settled
