@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from fixtures.lives import (
+    ABSENT,
+    IDENTITY,
+    NOW,
+    PAUSE,
+    POLICY,
+    UNPAUSE,
+    decided,
+    ended,
+    row,
+    submitted,
+    the,
+)
 from msgspec.structs import replace
 
 from landlord.tenants.accept import accept
-from landlord.tenants.acceptance import Acceptance, Validation
+from landlord.tenants.acceptance import Validation
 from landlord.tenants.commands import (
     Bind,
     Create,
@@ -19,65 +32,13 @@ from landlord.tenants.commands import (
     Remove,
     Replace,
     Request,
-    ResourceIdentity,
     Retry,
 )
 from landlord.tenants.decide import decide
 from landlord.tenants.errors import Conflict, Exists, Fault, Gone, Invalid, NotFound, PreconditionFailed
-from landlord.tenants.model import DeletionPolicy, Door, Execution, Remains, Snapshot, Stalled, Status, Tenant
-from landlord.tenants.runs import Policy
+from landlord.tenants.model import Door, Remains, Snapshot, Stalled, Status
 from landlord.tenants.service import after
 from landlord.workflow.provider import ExecutionInfo, ExecutionState, InvalidRequest, WorkflowRequest
-
-POLICY = Policy(installation="test", provider="local", complete=lambda _, config: dict(config))
-VALIDATION = Validation(default_provider="mock", faults=lambda _, __: [], check=lambda _: None)
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
-ABSENT = Snapshot(id="acme", now=NOW)
-PAUSE, UNPAUSE = Patch(merge={"paused": True}), Patch(merge={"paused": False})
-IDENTITY = ResourceIdentity(namespace="home", uid="u1", generation=4)
-
-
-def decided(snapshot: Snapshot, command: Any, *, if_match: frozenset[int] | None = None) -> Acceptance:
-    request = Request(tenant_id="acme", command=command, who="tester", door=Door.API, if_match=if_match)
-    return accept(snapshot, request, policy=POLICY, validation=VALIDATION)
-
-
-def submitted(snapshot: Snapshot, *commands: Any) -> Snapshot:
-    for command in commands:
-        change = decided(snapshot, command).change
-        assert change is not None
-        snapshot = after(snapshot, change)
-    return snapshot
-
-
-def ended(snapshot: Snapshot, state: ExecutionState = ExecutionState.SUCCEEDED) -> Snapshot:
-    """The run that was sent has ended, and the reconciler has seen it."""
-    sent = the(snapshot.sent)
-    word = ExecutionInfo(execution_id=sent.execution_id, state=state, digest=sent.digest, output={})
-    change = decide(snapshot, word=word, policy=POLICY).change
-    assert change is not None
-    return after(snapshot, change)
-
-
-def the(execution: Execution | None) -> Execution:
-    assert execution is not None
-    return execution
-
-
-def row(snapshot: Snapshot) -> Tenant:
-    assert snapshot.tenant is not None
-    return snapshot.tenant
-
-
-@pytest.fixture
-def planning() -> Snapshot:
-    """Its first run was sent."""
-    return submitted(ABSENT, Create(compute_config={"v": 0}))
-
-
-@pytest.fixture
-def ready(planning: Snapshot) -> Snapshot:
-    return ended(ended(planning))
 
 
 def test_a_plan_is_nothing_that_was_observed(planning: Snapshot) -> None:
@@ -219,92 +180,10 @@ def test_a_new_life_goes_on_counting(ready: Snapshot) -> None:
     assert the(again.sent).execution_id == "tenant-acme-plan-10"
 
 
-def test_a_delete_of_a_lost_record_goes_on_counting() -> None:
-    """The resource is terminating, the row and its tombstone are gone."""
-    purged = replace(ABSENT, remains=Remains(generation=5, version=8, counters={"delete": 1}))
-    gone = submitted(purged, Remove(identity=IDENTITY, retain=False, compute_provider="docker", recorded_generation=2))
-    assert (row(gone).status, row(gone).generation, row(gone).compute_provider) == (Status.DELETING, 6, "docker")
-    ahead = submitted(purged, Remove(identity=IDENTITY, retain=False, recorded_generation=7))
-    assert (row(ahead).generation, row(ahead).compute_provider) == (8, "mock")
-    assert (row(gone).resource_uid, row(gone).version) == ("u1", 9)
-    assert the(gone.sent).execution_id == "tenant-acme-delete-2"
-
-
-def test_an_edit_is_taken_once(ready: Snapshot) -> None:
-    edit = Edit(identity=IDENTITY, compute_config={"v": 1})
-    edited = submitted(ready, edit)
-    assert row(edited).resource_generation == 4
-    assert decided(edited, edit).change is None
-    later = Edit(identity=replace(IDENTITY, generation=5), compute_config={"v": 0})
-    assert row(submitted(edited, later)).generation == row(edited).generation + 1, "a revert is an edit like any other"
-
-
-def test_an_edit_equal_to_the_record_is_only_bound(ready: Snapshot) -> None:
-    """No version, no line in the trail."""
-    change = decided(ready, Edit(identity=IDENTITY, compute_config={"v": 0}, recorded_generation=1)).change
-    assert change is not None
-    assert change.audit is None
-    assert (change.tenant.version, change.tenant.generation) == (row(ready).version, row(ready).generation)
-    assert change.tenant.resource_uid == "u1"
-
-
-@pytest.mark.parametrize("field", [{"paused": True}, {"deletion_policy": DeletionPolicy.RETAIN}])
-def test_an_edit_of_paused_or_policy_is_no_new_generation(ready: Snapshot, field: dict[str, Any]) -> None:
-    change = decided(ready, Edit(identity=IDENTITY, compute_config={"v": 0}, **field)).change
-    assert change is not None
-    assert change.audit is not None
-    assert (change.tenant.version, change.tenant.generation) == (row(ready).version + 1, row(ready).generation)
-
-
-def test_an_edit_after_a_restored_database_runs_though_it_equals_the_record(ready: Snapshot) -> None:
-    seen = Edit(identity=IDENTITY, compute_config={"v": 0}, recorded_generation=7)
-    assert row(submitted(ready, seen)).generation == 8
-    behind = submitted(ready, Bind(identity=IDENTITY, recorded_generation=7))
-    assert (row(behind).stalled, row(behind).generation) == (Stalled.RECORD_BEHIND, 7)
-    later = Edit(identity=replace(IDENTITY, generation=5), compute_config={"v": 0})
-    edited = submitted(behind, later)
-    assert (row(edited).stalled, row(edited).generation, the(edited.sent).generation) == (None, 8, 8)
-
-
-@pytest.mark.parametrize("config", [{"v": 0}, {"v": 1}])
-def test_an_edit_of_what_is_being_deleted_is_refused(ready: Snapshot, config: dict[str, Any]) -> None:
-    with pytest.raises(Conflict):
-        decided(submitted(ready, Delete()), Edit(identity=IDENTITY, compute_config=config, paused=True))
-
-
 def test_a_retry_says_what_is_wanted_of_a_record_that_is_behind(ready: Snapshot) -> None:
     behind = submitted(ready, Bind(identity=IDENTITY, recorded_generation=7))
     retried = submitted(behind, Retry())
     assert (row(retried).status, row(retried).stalled, the(retried.sent).generation) == (Status.UPDATING, None, 8)
-
-
-def test_an_edit_of_what_is_deleted_begins_a_new_life(ready: Snapshot) -> None:
-    again = submitted(ended(submitted(ready, Delete())), Edit(identity=IDENTITY, compute_config={"v": 0}))
-    assert (row(again).status, row(again).resource_uid) == (Status.PLANNING, "u1")
-    assert row(again).incarnation != row(ready).incarnation
-
-
-def test_a_resource_that_goes_takes_its_tenant_along_once(ready: Snapshot) -> None:
-    newer = ended(submitted(ready, Replace(compute_config={"v": 1})))
-    gone = submitted(newer, Remove(identity=IDENTITY, retain=False, recorded_generation=1))
-    assert (row(gone).status, row(gone).generation) == (Status.DELETING, 2)
-    assert decided(gone, Remove(identity=IDENTITY, retain=False)).change is None
-    assert decided(ended(gone), Remove(identity=IDENTITY, retain=False)).change is None
-
-
-@pytest.mark.parametrize(("by_resource", "by_record"), [(True, "Delete"), (False, "Retain")])
-def test_retain_by_either_keeps_the_tenant(ready: Snapshot, by_resource: bool, by_record: str) -> None:
-    bound = submitted(ready, Bind(identity=IDENTITY), Patch(merge={"deletion_policy": by_record}))
-    kept = row(submitted(bound, Remove(identity=IDENTITY, retain=by_resource)))
-    assert (kept.status, kept.detached, kept.namespace) == (Status.READY, True, "home")
-    assert (kept.resource_uid, kept.resource_generation) == (None, None)
-
-
-def test_a_binding_is_written_once(ready: Snapshot) -> None:
-    bound = submitted(ready, Bind(identity=IDENTITY))
-    assert (row(bound).namespace, row(bound).resource_uid, row(bound).resource_generation) == ("home", "u1", 4)
-    assert decided(bound, Bind(identity=IDENTITY)).change is None
-    assert decided(bound, Bind(identity=IDENTITY, recorded_generation=1)).change is None
 
 
 @pytest.mark.parametrize(
@@ -393,34 +272,9 @@ def test_a_delete_is_retried_with_what_it_has(planning: Snapshot) -> None:
     assert accept(failing, request, policy=POLICY, validation=wrong).change is not None
 
 
-def test_an_applied_tenant_is_made_as_it_says(ready: Snapshot) -> None:
-    edit = Edit(
-        identity=IDENTITY,
-        compute_provider="docker",
-        compute_config={"v": 0},
-        paused=True,
-        deletion_policy=DeletionPolicy.RETAIN,
-        recorded_generation=6,
-    )
-    made = row(submitted(ABSENT, edit))
-    assert (made.compute_provider, made.paused, made.deletion_policy) == ("docker", True, DeletionPolicy.RETAIN)
-    assert (made.status, made.generation, made.resource_uid) == (Status.REQUESTED, 7, "u1")
-
-
-def test_a_resource_that_goes_has_seen_what_a_restored_record_has_not(ready: Snapshot) -> None:
-    gone = submitted(ready, Remove(identity=IDENTITY, retain=False, recorded_generation=7))
-    assert (row(gone).status, row(gone).generation) == (Status.DELETING, 7)
-
-
 def test_a_post_of_what_lives_is_refused(ready: Snapshot) -> None:
     with pytest.raises(Exists):
         decided(ready, Create(compute_config={"v": 0}))
-
-
-@pytest.fixture
-def unanswered(planning: Snapshot) -> Snapshot:
-    """Its POST was answered 500."""
-    return replace(planning, tenant=replace(row(planning), unanswered=True, workflow_execution_id=None))
 
 
 def test_a_repeated_post_is_the_request_it_repeats(unanswered: Snapshot) -> None:
@@ -433,13 +287,6 @@ def test_a_repeated_post_is_the_request_it_repeats(unanswered: Snapshot) -> None
     for other in (Create(compute_config={"v": 1}), Create(compute_config={"v": 0}, compute_provider="docker")):
         with pytest.raises(Exists):
             decided(unanswered, other)
-
-
-@pytest.fixture
-def refused(unanswered: Snapshot) -> Snapshot:
-    """The engine would not take its first run."""
-    sent = replace(the(unanswered.sent), ended_at=NOW, state=ExecutionState.FAILED)
-    return replace(unanswered, tenant=replace(row(unanswered), status=Status.FAILED), executions=(sent,))
 
 
 def test_a_post_corrects_one_that_the_engine_refused(refused: Snapshot) -> None:

@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from fixtures.lives import ABSENT, NOW, POLICY, row, submitted, the
 from msgspec.structs import replace
 
-from landlord.tenants.accept import accept
-from landlord.tenants.acceptance import Validation
-from landlord.tenants.commands import Bind, Create, Delete, Patch, Replace, Request, ResourceIdentity
+from landlord.tenants.commands import Bind, Create, Delete, Patch, Replace, ResourceIdentity
 from landlord.tenants.decide import Decision, decide, refused
-from landlord.tenants.model import Action, Door, Execution, Snapshot, Stalled, Status, Tenant
+from landlord.tenants.model import Action, Snapshot, Stalled, Status
 from landlord.tenants.runs import Policy
 from landlord.tenants.service import after
 from landlord.workflow.provider import ExecutionInfo, ExecutionState, WorkflowFailure
 
-POLICY = Policy(installation="test", provider="local", complete=lambda _, config: dict(config))
 ANOTHER = Policy(installation="test", provider="another", complete=lambda _, config: dict(config))
-VALIDATION = Validation(default_provider="mock", faults=lambda _, __: [], check=lambda _: None)
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
-ABSENT = Snapshot(id="acme", now=NOW)
-
-
-def submitted(snapshot: Snapshot, command: Any) -> Snapshot:
-    request = Request(tenant_id="acme", command=command, who="tester", door=Door.API)
-    change = accept(snapshot, request, policy=POLICY, validation=VALIDATION).change
-    assert change is not None
-    return after(snapshot, change)
 
 
 def word(snapshot: Snapshot, state: ExecutionState, **fields: Any) -> ExecutionInfo:
@@ -47,22 +35,6 @@ def event(decision: Decision) -> str | None:
     """What the trail says of it; null if nothing."""
     audit = decision.change.audit if decision.change else None
     return audit.event if audit else None
-
-
-def the(execution: Execution | None) -> Execution:
-    assert execution is not None
-    return execution
-
-
-def row(snapshot: Snapshot) -> Tenant:
-    assert snapshot.tenant is not None
-    return snapshot.tenant
-
-
-@pytest.fixture
-def planning() -> Snapshot:
-    """A tenant whose first run was sent, and seen by nobody."""
-    return submitted(ABSENT, Create(compute_config={}))
 
 
 @pytest.fixture
