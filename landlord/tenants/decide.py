@@ -11,7 +11,6 @@ from datetime import datetime, timedelta
 
 from msgspec.structs import replace
 
-from landlord import canonical
 from landlord.tenants import outcome, runs
 from landlord.tenants.lifecycle import ACTIONS, Event, transition
 from landlord.tenants.model import Action, Audit, Change, Door, Execution, Snapshot, Stalled, Status, Tenant
@@ -175,7 +174,7 @@ def _active(snapshot: Snapshot, tenant: Tenant, sent: Execution, *, word: Execut
         seen=True,
         state=word.state,
         engine_attempt=outcome.tries(sent, word),
-        error=canonical.storable(word.failure.to_json()) if word.failure else None,
+        error=word.failure.to_json() if word.failure else None,
     )
     if sent.cancel_requested_at is not None:
         force = now - sent.cancel_requested_at >= timedelta(seconds=policy.force_after)

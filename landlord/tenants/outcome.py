@@ -36,7 +36,7 @@ def close(execution: Execution, word: ExecutionInfo, *, now: datetime) -> Execut
         ended_at=now,
         seen=True,
         engine_attempt=tries(execution, word),
-        error=canonical.storable(_failure(word).to_json()) if word.state is not ExecutionState.SUCCEEDED else None,
+        error=_failure(word).to_json() if word.state is not ExecutionState.SUCCEEDED else None,
         output=cut(canonical.storable(word.output)) if isinstance(word.output, dict) else None,
     )
 

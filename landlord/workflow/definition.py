@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeVar
 
+import orjson
 import structlog
 
 from landlord import canonical
@@ -36,6 +37,8 @@ FIRST_LOOK = 0.1
 """Seconds until a provider is asked a second time; grows by half each time."""
 LONGEST_PAUSE = 2.0
 """Seconds until it is asked again, at most."""
+LARGEST_OUTPUT = 4_194_304
+"""Bytes (JSON) of what a step gives. What an engine cannot take has the step done again and again."""
 MOST_FAULTS = 20
 """Faults of a configuration that a failure lists."""
 
@@ -92,7 +95,7 @@ class _Context:
     async def step(self, name: str, action: Callable[[], Awaitable[Any]]) -> Any:
         async def guarded() -> Any:
             try:
-                return canonical.storable(await action())
+                return _takeable(await action(), step=name)
             except RunFailed:
                 raise
             except (Exception, asyncio.CancelledError) as error:
@@ -105,13 +108,22 @@ class _Context:
         return await self._step(name, guarded)
 
 
+def _takeable(output: Any, *, step: str) -> Any:
+    """What a step gives, as every engine takes it. Raises ``TypeError`` for what is no JSON."""
+    output = canonical.storable(output)
+    if (size := len(orjson.dumps(output))) > LARGEST_OUTPUT:
+        message = f"the provider's answer has {size} bytes, more than {LARGEST_OUTPUT}"
+        raise RunFailed(WorkflowFailure(code="OutputTooLarge", message=message, step=step))
+    return output
+
+
 def failure_of(error: BaseException, *, step: str) -> WorkflowFailure:
     """An exception of a step in terms of the workflow. Texts of unexpected ones are left out: they may hold secrets."""
     if not isinstance(error, ComputeError):
         return WorkflowFailure(code="InternalError", message=f"unexpected {type(error).__name__}", step=step)
     return WorkflowFailure(
         code=error.code,
-        message=canonical.storable(str(error)),
+        message=str(error),
         permanent=isinstance(error, PermanentComputeError),
         step=step,
         details={"existing_generation": error.existing} if isinstance(error, NewerGeneration) else {},

@@ -25,6 +25,9 @@ MAX_PAYLOAD = 262_144
 MAX_EXECUTION_ID = 80
 """Characters. The smallest limit among the engines (the name of a Step Functions execution)."""
 
+LONGEST_MESSAGE = 4096
+"""Characters of a failure's message."""
+
 
 class ExecutionState(StrEnum):
     """The engine's word on a run, in terms every engine can be mapped to."""
@@ -69,13 +72,16 @@ class WorkflowFailure:
     """For programs: ``existing_generation`` with code ``NewerGeneration``, ``faults`` with ``InvalidConfig``."""
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        """What every engine and store takes, whatever a provider said."""
+        value = {
             "code": self.code,
-            "message": self.message,
+            "message": self.message[:LONGEST_MESSAGE],
             "permanent": self.permanent,
             "step": self.step,
             "details": dict(self.details),
         }
+        storable: dict[str, Any] = canonical.storable(value)
+        return storable
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> WorkflowFailure:

@@ -253,6 +253,19 @@ async def test_what_no_engine_takes_is_replaced_in_a_providers_words() -> None:
     named = replace(status, outputs=replace(status.outputs, resources={"volume": "f\udcfcr"}))
     output = await _run(PAYLOAD, Fake(named))
     assert orjson.loads(orjson.dumps(output))["resources"] == {"volume": "f?r"}
+    broken = ComputeStatus(state=ComputeState.FAILED, generation=3, message="it printed: f\udcfcr\x00")
+    told = (await _failure(PAYLOAD, Fake(broken))).to_json()
+    assert (told["code"], orjson.loads(orjson.dumps(told))["message"]) == ("Unhealthy", "it printed: f?r\ufffd")
+
+
+async def test_a_provider_that_says_too_much_is_cut_short() -> None:
+    """An engine that cannot take an end or an output has the step done over and over."""
+    failure = await _failure(PAYLOAD, Fake(fails={"apply": ComputeError("why " * 10_000_000)}))
+    assert len(orjson.dumps(failure.to_json())) < 10_000
+    status = _status()
+    endless = replace(status, outputs=replace(status.outputs, resources={"log": "x" * 10_000_000}))
+    failure = await _failure(PAYLOAD, Fake(endless))
+    assert (failure.code, failure.step) == ("OutputTooLarge", "healthy")
 
 
 async def test_a_cancellation_that_nobody_asked_for_is_a_failure() -> None:
