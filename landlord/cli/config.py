@@ -37,6 +37,9 @@ def _shown(value: Any) -> Any:
 def _masked(secret: str) -> str:
     """A URL without its password and query (libpq takes passwords there, too); stars for what is no URL of one host."""
     try:
-        return make_url(secret).set(query={}).render_as_string(hide_password=True)
+        url = make_url(secret).set(query={})
     except (ArgumentError, ValueError):  # the latter for the ports of several hosts, which libpq takes
         return "***"
+    if "@" in (url.host or ""):  # it was the password's, and the rest of it would be shown
+        return "***"
+    return url.render_as_string(hide_password=True)

@@ -48,14 +48,15 @@ async def test_help_lists_commands_of_every_package() -> None:
         assert re.search(rf"^  {command} ", out, re.MULTILINE)
 
 
-async def test_config_masks_secrets(tmp_path: Path) -> None:
+@pytest.mark.parametrize("unclear", ["me:hunter2@a:1,b:2", "me:p@hunter2@db"])
+async def test_config_masks_secrets(tmp_path: Path, unclear: str) -> None:
     file = tmp_path / "landlord.yaml"
     file.write_text("worker_concurrency: 7\n")
     status, out, _ = await _landlord(
         "config",
         LANDLORD_CONFIG=str(file),
         LANDLORD_DATABASE_URL="postgresql://me:hunter2@db/landlord?password=hunter2",
-        LANDLORD_WORKFLOW_LOCAL_URL="postgresql://me:hunter2@a:1,b:2/landlord",
+        LANDLORD_WORKFLOW_LOCAL_URL=f"postgresql://{unclear}/landlord",
         LANDLORD_CALLBACK_TOKEN="hunter2",
     )
     values = yaml.safe_load(out)
