@@ -182,9 +182,13 @@ def _conninfo(url: str) -> str:
     """Of the URL, with what we ask of a session behind its own ``options`` (a ``search_path``, say)."""
     try:
         if url.startswith(_SCHEMES):
-            own = conninfo_to_dict(url).get("options", os.environ.get("PGOPTIONS", ""))
+            given = conninfo_to_dict(url)
+            for host in str(given.get("host", "")).split(","):
+                if not host.startswith("/"):
+                    host.encode("idna")  # UnicodeError for what could be nobody's name
+            own = given.get("options", os.environ.get("PGOPTIONS", ""))
             options = " ".join([str(own), *(f"-c {name}={value}" for name, value in _SESSION.items())])
             return make_conninfo(url, options=options, **_CONNECTION)
-    except psycopg.ProgrammingError:
+    except (psycopg.ProgrammingError, UnicodeError):
         pass
     raise ValueError("not a database URL (postgresql://user:password@host:port/name)")

@@ -99,7 +99,15 @@ async def test_a_statement_without_rows_has_none(database: Database) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["", "nonsense", "dbname=landlord", "mysql://localhost/landlord", "postgresql://localhost:port/x?who=1"]
+    "url",
+    [
+        "",
+        "nonsense",
+        "dbname=landlord",
+        "mysql://localhost/landlord",
+        "postgresql://localhost:port/x?who=1",
+        "postgresql://database..internal/x",
+    ],
 )
 async def test_what_is_no_url_is_said_at_once(url: str) -> None:
     with pytest.raises(ValueError, match="not a database URL"):
