@@ -83,10 +83,10 @@ class Migrations:
                 await connection.run_sync(self._upgrade)
         except (OperationalError, InterfaceError, psycopg.OperationalError, OSError) as error:
             raise DatabaseUnavailable(f"Postgres broke the migration off ({type(error).__name__})") from error
-        except ProgrammingError as error:
-            if not isinstance(error.orig, InsufficientPrivilege):
-                raise
-            raise DatabaseUnfit("the role may not create tables here: migrate as the schema's owner") from None
+        except ProgrammingError as error:  # no rights, or somebody else's tables of these names
+            assert isinstance(error.orig, psycopg.Error)
+            why = error.orig.diag.message_primary
+            raise DatabaseUnfit(f"Postgres refuses to make the {self.name} schema: {why}") from None
 
     async def _current(self, database: Database) -> str | None:
         """The revision of the schema, null where there is none. Raises as :meth:`upgrade` does."""
