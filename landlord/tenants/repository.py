@@ -32,6 +32,8 @@ from landlord.tenants.model import (
 
 _ATTEMPTS = 5
 """Of a statement that Postgres broke off for another's sake."""
+PURGE_BATCH = 1000
+"""Rows one purging statement removes at most: what has gathered for long would take longer than a statement may."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +166,11 @@ class Repository:
 
     async def purge(self, *, tombstones: float, keys: float) -> None:
         """Forget tombstones and idempotency keys older than so many seconds; what must never repeat is kept."""
-        await self._database.execute(sql.PURGE, tombstones=tombstones, keys=keys)
+        for statement, older in ((sql.PURGE_TOMBSTONES, tombstones), (sql.PURGE_KEYS, keys)):
+            gone = PURGE_BATCH
+            while gone == PURGE_BATCH:
+                [row] = await self._database.execute(statement, older=older, most=PURGE_BATCH)
+                gone = row.gone
 
     async def resources(self, *, after: str, limit: int) -> list[dict[str, Any]]:
         """Which resource each row has, by pages in the order of ids."""

@@ -225,17 +225,32 @@ where caller = :caller and method = :method and path = :path and key = :key
 """
 )
 
-PURGE = Statement(
+PURGE_TOMBSTONES = Statement(
     """
 with gone as (
-    delete from tenants where status = 'deleted' and deleted_at < now() - make_interval(secs => :tombstones)
+    delete from tenants where id in (
+        select id from tenants where status = 'deleted' and deleted_at < now() - make_interval(secs => :older)
+        limit :most for update skip locked
+    )
     returning id, generation, version, counters
-), old as (
-    delete from idempotency_keys where created_at < now() - make_interval(secs => :keys)
+), kept as (
+    insert into purged_tenants (id, generation, version, counters) select id, generation, version, counters from gone
+    on conflict (id) do update
+    set generation = excluded.generation, version = excluded.version, counters = excluded.counters
 )
-insert into purged_tenants (id, generation, version, counters) select id, generation, version, counters from gone
-on conflict (id) do update
-set generation = excluded.generation, version = excluded.version, counters = excluded.counters
+select count(*) as gone from gone
+"""
+)
+PURGE_KEYS = Statement(
+    """
+with gone as (
+    delete from idempotency_keys where ctid = any(array(
+        select ctid from idempotency_keys where created_at < now() - make_interval(secs => :older)
+        limit :most for update skip locked
+    ))
+    returning 1
+)
+select count(*) as gone from gone
 """
 )
 

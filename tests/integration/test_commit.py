@@ -15,6 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 from pydantic import SecretStr
 
+from landlord.database import engine
 from landlord.database.engine import Database
 from landlord.database.statement import Statement
 from landlord.tenants import runs
@@ -428,3 +429,25 @@ async def test_a_purged_tombstone_leaves_its_counters(repository: Repository, da
     assert again.tenant.generation == 2
     assert again.added is not None
     assert again.added.execution_id == f"tenant-{snapshot.id}-plan-2"
+
+
+async def test_what_has_gathered_for_long_is_purged_in_parts(
+    test_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All at once would take longer than a statement may, and be undone, every time."""
+    with psycopg.connect(test_database_url, autocommit=True) as connection:
+        connection.execute(
+            """insert into idempotency_keys
+            select 'c', 'POST', '/', n::text, '', gen_random_uuid(), null, now() - interval '2 days'
+            from generate_series(1, 200) n"""
+        )
+        connection.execute(
+            """create function slowly() returns trigger language plpgsql
+            as 'begin perform pg_sleep(0.005); return old; end';
+            create trigger slow before delete on idempotency_keys for each row execute function slowly()"""
+        )
+    monkeypatch.setitem(engine._SESSION, "statement_timeout", "500ms")
+    monkeypatch.setattr("landlord.tenants.repository.PURGE_BATCH", 20, raising=False)
+    async with Database(SecretStr(test_database_url), pool_size=1) as database:
+        await Repository(database).purge(tombstones=3600, keys=86400)
+        assert (await database.execute(Statement("select count(*) from idempotency_keys")))[0].count == 0
