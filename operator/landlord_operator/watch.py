@@ -143,10 +143,15 @@ class _Watcher:
         try:
             asyncio.run(self._watch())
         except Exception as error:  # noqa: BLE001 - whatever ended it, it is started again
-            if not self._stop.is_set():
-                _log.warning("watch ended", error=type(error).__name__)
+            _log.warning("watch ended", error=type(error).__name__)
 
     async def _watch(self) -> None:
         self._loop = asyncio.get_running_loop()
-        await kopf.operator(registry=self._registry, clusterwide=True, standalone=True, stop_flag=self._stop)
+        try:
+            await kopf.operator(registry=self._registry, clusterwide=True, standalone=True, stop_flag=self._stop)
+        except Exception:
+            if not self._stop.is_set():
+                raise
+        finally:
+            self._stop.set()  # a thread waits for it, and the end of the loop for that thread
         await asyncio.sleep(CLOSE)

@@ -6,6 +6,7 @@ import asyncio
 import time
 from typing import Any
 
+import kopf
 import pytest
 from kubernetes_door.harness import Landlord
 
@@ -130,6 +131,25 @@ async def test_operator_outlives_a_loop_that_was_held_up(landlord: Landlord, mon
         await landlord.until_ready()
         time.sleep(3.5)  # noqa: ASYNC251 - it is meant to
         await landlord.apply({"size": 2})
+        await landlord.until_ready()
+
+
+async def test_watch_that_ends_by_itself_is_begun_again(landlord: Landlord, monkeypatch: pytest.MonkeyPatch) -> None:
+    """kopf gives up what it was forbidden, or failed at, for a minute."""
+    works, ended = kopf.operator, asyncio.Event()
+
+    async def brief(**arguments: Any) -> None:
+        if not ended.is_set():
+            ended.set()
+            async with asyncio.timeout(0.5):
+                await works(**arguments)
+        await works(**arguments)
+
+    monkeypatch.setattr(kopf, "operator", brief)
+    async with landlord.operator():
+        await ended.wait()
+        await asyncio.sleep(1)
+        await landlord.apply({"size": 1})
         await landlord.until_ready()
 
 
