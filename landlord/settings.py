@@ -6,8 +6,10 @@ somebody at night.
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -188,7 +190,7 @@ def load() -> Settings:
     known = {CONFIG_FILE, *map(_variable, Settings.model_fields)}
     # In lower case too, which would else be taken where it is right and passed over where it is misspelt.
     for name in sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name not in known):
-        raise ConfigurationError(f"{name} (environment): no such setting; all are in upper case, see `landlord config`")
+        raise ConfigurationError(f"{name} (environment): no such setting; {_meant(name.upper(), known)}")
     try:
         return Settings(**values)
     except ValidationError as error:
@@ -197,6 +199,12 @@ def load() -> Settings:
 
 def _variable(name: str) -> str:
     return f"{PREFIX}{name.upper()}"
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    """What may have been meant by a name that is no setting's."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.8)
+    return f"did you mean {close[0]}?" if close else "without it `landlord config` shows all"
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -213,7 +221,8 @@ def _read_file(path: Path) -> dict[str, Any]:
         raise ConfigurationError(f"{CONFIG_FILE} (environment): {path} must hold a mapping of settings")
     for key in values:
         if key not in Settings.model_fields:
-            raise ConfigurationError(f"{key!r} ({path}): no such setting; see `landlord config` for all")
+            meant = _meant(str(key), Settings.model_fields)
+            raise ConfigurationError(f"{key!r} ({path}): no such setting; {meant}")
     return values
 
 

@@ -75,6 +75,21 @@ def test_a_variable_that_is_no_setting_in_whatever_case(monkeypatch: pytest.Monk
     assert refusal().startswith(f"{name} (environment): no such setting")
 
 
+def test_what_was_meant_is_named(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
+    """`landlord config`, which shows all of them, is refused for the same reason."""
+    file.write_text("retry_atempts: 3")
+    assert refusal() == f"'retry_atempts' ({file}): no such setting; did you mean retry_attempts?"
+    file.write_text("")
+    monkeypatch.setenv("LANDLORD_LOG_LEVL", "info")
+    assert refusal().endswith(": no such setting; did you mean LANDLORD_LOG_LEVEL?")
+    monkeypatch.delenv("LANDLORD_LOG_LEVL")
+    monkeypatch.setenv("landlord_log_level", "info")
+    assert refusal().endswith(": no such setting; did you mean LANDLORD_LOG_LEVEL?")
+    monkeypatch.delenv("landlord_log_level")
+    monkeypatch.setenv("LANDLORD_XYZ", "info")
+    assert refusal().endswith(": no such setting; without it `landlord config` shows all")
+
+
 def test_the_default_provider_is_one_of_them(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
     file.write_text("compute_default_provider: nobody\n")
     assert refusal() == (f"LANDLORD_COMPUTE_DEFAULT_PROVIDER ({file}): must be one of compute_providers (docker, mock)")
