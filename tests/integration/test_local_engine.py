@@ -17,14 +17,17 @@ from typing import Any
 import orjson
 import psycopg
 import pytest
+import structlog
 from fixtures import local_worker
 
 from landlord.dev.postgres import PostgresServer
 from landlord.settings import Settings
+from landlord.workflow.execution import Step
 from landlord.workflow.provider import (
     ExecutionNotFound,
     ExecutionState,
     ProviderUnavailable,
+    RunFailed,
     WorkflowFailure,
     WorkflowRequest,
 )
@@ -133,6 +136,22 @@ def _row(settings: Settings, execution_id: str) -> dict[str, Any]:
         row = connection.execute("select * from local_executions where execution_id = %s", [execution_id]).fetchone()
         assert row is not None
         return row
+
+
+async def test_the_log_says_of_what_a_run_failed(steady: LocalProvider, log: Log) -> None:
+    """By its code alone: the message is for users, and may name what is theirs."""
+
+    async def execute(_: bytes, __: Step) -> None:
+        raise RunFailed(WorkflowFailure(code="Quota", message="hunter2"))
+
+    request = _request(log)
+    with structlog.testing.capture_logs() as said:
+        async with working(steady.worker(execute)):
+            await steady.trigger(request, timeout=5)
+            await steady.wait(request.execution_id, timeout=10)
+    [ended] = [line for line in said if line["event"] == "run ended"]
+    assert (ended["execution_id"], ended["state"], ended["code"]) == (request.execution_id, "failed", "Quota")
+    assert "hunter2" not in str(said)
 
 
 async def test_another_worker_goes_on_where_one_was_killed(

@@ -93,7 +93,8 @@ class Run:
             ending = await self._outcome()
             self._recording = True
             if await self._written(lambda: self._store.finish(ending)):
-                log.info("run ended", state=ending.state.value)
+                why = {} if ending.failure is None else {"code": ending.failure.code}
+                log.info("run ended", state=ending.state.value, **why)
             else:
                 log.warning("run was lost before its end could be recorded")
         except asyncio.CancelledError:
@@ -124,7 +125,7 @@ class Run:
                 WorkflowFailure(code="InternalError", message=f"unexpected {type(error).__name__}", step=self._step)
             )
         failure = cancelled(self._cancel_reason or "")
-        return Ending(hold=self.hold, state=ExecutionState.CANCELLED, failure=_json(failure))
+        return Ending(hold=self.hold, state=ExecutionState.CANCELLED, failure=failure)
 
     async def step(self, name: str, action: Callable[[], Awaitable[Any]], /) -> Any:
         """See :class:`landlord.workflow.execution.Step`."""
@@ -142,7 +143,7 @@ class Run:
         return self._done[name]
 
     def _failed(self, failure: WorkflowFailure) -> Ending:
-        return Ending(hold=self.hold, state=ExecutionState.FAILED, failure=_json(failure))
+        return Ending(hold=self.hold, state=ExecutionState.FAILED, failure=failure)
 
     async def _written(self, write: Callable[[], Awaitable[Result]]) -> Result:
         """Retry through an outage, until the run is interrupted because its lease is over."""
@@ -151,10 +152,3 @@ class Run:
                 return await write()
             except ProviderUnavailable:
                 await asyncio.sleep(RETRY_WRITE)
-
-
-def _json(failure: WorkflowFailure) -> str:
-    try:
-        return orjson.dumps(failure.to_json()).decode()
-    except TypeError:  # a provider put in what is no JSON
-        return orjson.dumps(WorkflowFailure(code="InternalError", message="the failure is no JSON").to_json()).decode()

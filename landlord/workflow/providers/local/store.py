@@ -68,8 +68,7 @@ class Ending:
     state: ExecutionState
     output: str | None = None
     """JSON."""
-    failure: str | None = None
-    """JSON of a :class:`WorkflowFailure`."""
+    failure: WorkflowFailure | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +114,7 @@ class Store:
                 id=execution_id,
                 reason=reason,
                 force=force,
-                failure=orjson.dumps(cancelled(reason).to_json()).decode(),
+                failure=_json(cancelled(reason)),
             )
         )
         return bool(rows[0].known)
@@ -228,7 +227,7 @@ class Store:
             **_columns([ending.hold for ending in endings]),
             state=[ending.state.value for ending in endings],
             output=[ending.output for ending in endings],
-            failure=[ending.failure for ending in endings],
+            failure=[_json(ending.failure) if ending.failure else None for ending in endings],
         )
         ended = {row.execution_id for row in rows}
         return [ending.hold.execution_id in ended for ending in endings]
@@ -240,6 +239,13 @@ class Store:
 def cancelled(reason: str) -> WorkflowFailure:
     """The failure that a cancelled run shows."""
     return WorkflowFailure(code="Cancelled", message=reason)
+
+
+def _json(failure: WorkflowFailure) -> str:
+    try:
+        return orjson.dumps(failure.to_json()).decode()
+    except TypeError:  # a provider put in what is no JSON
+        return _json(WorkflowFailure(code="InternalError", message="the failure is no JSON"))
 
 
 async def _served(call: Awaitable[Result]) -> Result:
