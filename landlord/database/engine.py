@@ -61,7 +61,7 @@ _SCHEMES = ("postgresql://", "postgres://")
 _WHY = {
     "certificate": "certificates do not fit",
     "Connection refused": "connection refused",
-    "No such file or directory": "nobody listens on its socket",
+    "No such file or directory": "nobody listens there",
     "failed to resolve host": "its host is unknown",
     'database ".*" does not exist': "there is no such database",
     'role ".*" does not exist': "there is no such user",

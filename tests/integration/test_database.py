@@ -126,7 +126,7 @@ async def test_where_nobody_listens_it_is_unavailable_at_once() -> None:
         ({"dbname": "s3cret"}, "there is no such database"),
         ({"user": "s3cret"}, "there is no such user"),
         ({"host": "s3cret.invalid"}, "its host is unknown"),
-        ({"host": "/s3cret"}, "nobody listens on its socket"),
+        ({"host": "/s3cret"}, "nobody listens there"),
     ],
 )
 async def test_why_a_connection_is_not_made_is_said_without_what_was_configured(
