@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from landlord import canonical
-from landlord.tenants import outcome, runs
+from landlord.tenants import metadata, outcome, runs
 from landlord.tenants.lifecycle import ACTIONS, Event
 from landlord.tenants.model import Action, Door, Execution, Stalled, Status, Tenant
 from landlord.tenants.outcome import OBSERVED_LIMIT
@@ -179,3 +180,40 @@ def test_the_end_of_an_earlier_life_moves_nothing() -> None:
     assert not outcome.concerns(replace(tenant, incarnation="two"), run)
     assert not outcome.concerns(replace(tenant, status=Status.DELETING), run)
     assert not outcome.concerns(replace(tenant, status=Status.READY), run)
+
+
+def test_back_off_doubles_up_to_its_limit() -> None:
+    """Of a delete, too, which is tried for ever."""
+    assert dataclasses.replace(POLICY, backoff=0.5).delay(10_000) == 300
+    assert [POLICY.delay(attempts) for attempts in (0, 1, 2, 3, 9, 10, 10_000)] == [1, 1, 2, 4, 256, 300, 300]
+
+
+def test_a_wish_to_end_a_run_is_as_old_as_the_first() -> None:
+    """Or no change after it would ever let a minute pass (rule 2)."""
+    _, run = under_way(Status.UPDATING)
+    wished = runs.request_cancel(run, now=NOW, why="first")
+    assert runs.request_cancel(wished, now=NOW + timedelta(seconds=50), why="second") == wished
+
+
+def test_what_is_frozen_says_which_attempt_it_is() -> None:
+    """And belongs to the engine there is by then."""
+    tenant, run = under_way(Status.UPDATING, attempts=2)
+    assert b'"attempt":3' in (run.payload or b"")
+    elsewhere = dataclasses.replace(POLICY, provider="another")
+    assert runs.freeze(run, tenant=tenant, now=NOW, policy=elsewhere).provider == "another"
+
+
+def test_what_is_never_sent_says_why() -> None:
+    tenant, _ = under_way(Status.UPDATING)
+    _, behind = waiting(tenant)
+    unsent = runs.close_unsent(behind, now=NOW, why="needless")
+    assert (unsent.state, unsent.ended_at, unsent.sent_at) == (ExecutionState.CANCELLED, NOW, None)
+    assert unsent.failure == WorkflowFailure(code="Superseded", message="needless")
+
+
+def test_labels_and_annotations_are_allowed_up_to_their_limits() -> None:
+    labels = {str(number): "" for number in range(metadata.MOST_LABELS)}
+    assert metadata.labels_fault(labels) is None
+    assert metadata.labels_fault({**labels, "one": "more"}) is not None
+    assert metadata.annotations_fault({"k": "x" * (metadata.ANNOTATIONS_LIMIT - 1)}) is None
+    assert metadata.annotations_fault({"k": "x" * metadata.ANNOTATIONS_LIMIT}) is not None
