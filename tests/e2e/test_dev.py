@@ -172,7 +172,7 @@ async def test_both_doors_on_restate_over_a_restart(
     arguments = ("--workflow", "restate", "--kubernetes", "embedded", "--compute", "mock")
     async with dev(*arguments, state=state, environment={}) as running:
         await running.says("ready: ", seconds=120)
-        await running.says("kubectl get tenant demo", seconds=5)
+        await running.says(" get tenant demo", seconds=5)
         status, _ = await running.request("POST", "/api/tenants", {"id": "by-rest", "compute_config": {}})
         assert status == 202
         await running.kubectl("apply", "-f", "-", stdin=_resource("by-kubectl", {}))

@@ -329,8 +329,8 @@ async def test_what_is_over_is_forgotten(landlord: Landlord) -> None:
         pytest.fail("it was never away")
 
     gate = ClusterGate(landlord.resources, installation="default", returned=returned)
-    passes = Passes(landlord.sync(), gate=gate)
     repository = landlord.installation.repository
+    passes = Passes(repository=repository, sync=landlord.sync(), gate=gate)
     resync = Resync(repository=repository, resources=landlord.resources, passes=passes, gate=gate, interval=300)
     async with asyncio.TaskGroup() as group:
         running = [group.create_task(part.run()) for part in (gate, passes, resync)]

@@ -76,7 +76,7 @@ async def test_resource_that_others_hold_does_not_stay_ready(landlord: Landlord)
     await landlord.merge({"metadata": {"finalizers": [FINALIZER, "example.com/other"]}})
     await landlord.kubectl("delete", "tenant", landlord.name, "--wait=false")
     sync = landlord.sync()
-    done = await sync.run(await sync.load(landlord.name), namespaces=[landlord.namespace], shown={}, patient=True)
+    done = await sync.run(await landlord.snapshot(), namespaces=[landlord.namespace], shown={}, patient=True)
     assert done.held_back, "what moves is given a moment"
     await landlord.reconcile()
     assert (await landlord.record()).status is Status.DELETED
