@@ -1,12 +1,11 @@
 """The record and its ``Tenant`` resource: which is whose, what differs, and how one is written into the other. Pure.
 
-The only exception is :class:`ApiMirror`, the API's one try to create the resource behind a POST's answer; everything
-else that is written into a cluster is written by the operator, from what this module says.
+What is written into a cluster is written by the operator, from what this module says; only the first try to create a
+resource is the API's.
 """
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,10 +14,9 @@ from enum import StrEnum
 from typing import Any
 
 import orjson
-import structlog
 
 from landlord import canonical
-from landlord.kubernetes import API_VERSION, GROUP, KIND, WRITER, Conflict, KubernetesError, TenantResources
+from landlord.kubernetes import API_VERSION, GROUP, KIND, WRITER
 from landlord.tenants.commands import ResourceIdentity
 from landlord.tenants.model import Stalled, Status, Tenant
 
@@ -26,16 +24,12 @@ FINALIZER = f"{GROUP}/tenant"
 STAMP = f"{GROUP}/mirror"
 INCARNATION = f"{GROUP}/incarnation"
 
-CREATE_TIMEOUT = 5.0
-"""Seconds the API gives to creating the resource."""
 LATE = timedelta(minutes=1)
 """How long after a life its mirror may still be made; the API server's clock is not Postgres's, either."""
 READ = 2 * canonical.DEEPEST
 """Levels of a spec that are read: the API server keeps thousands, and more than half of these are refused anyway."""
 
 _STAMP = re.compile(r"v1:([0-9]{1,18}):([0-9]{1,18}):([0-9a-f]{64})")
-
-_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -356,24 +350,3 @@ def new_resource(tenant: Tenant, *, namespace: str) -> dict[str, Any]:
         },
         "spec": value,
     }
-
-
-class ApiMirror:
-    """The API's best-effort create: what it does not manage, the operator does."""
-
-    def __init__(self, resources: TenantResources, *, namespace: str) -> None:
-        self._resources = resources
-        self._namespace = namespace
-
-    async def create(self, tenant: Tenant) -> None:
-        """Create the resource of a tenant that was just made. Raises nothing, and ends within a few seconds."""
-        if not wanted(tenant):
-            return
-        namespace = tenant.namespace or self._namespace
-        try:
-            async with asyncio.timeout(CREATE_TIMEOUT):
-                await self._resources.create(namespace, new_resource(tenant, namespace=namespace))
-        except Conflict:
-            return  # the operator was faster, or a user's is there: the operator sorts it out
-        except (KubernetesError, TimeoutError) as error:
-            _log.info("resource left to the operator", tenant=tenant.id, error=str(error) or "timeout")

@@ -35,7 +35,7 @@ async def mirroring(settings: Settings) -> AsyncIterator[Mirroring]:
         return
     # Late, because the client is large and many installations have no cluster.
     from landlord.kubernetes import KubernetesError, TenantResources, load_configuration
-    from landlord.mirror import ApiMirror
+    from landlord_api.mirror import ApiMirror
 
     try:
         configuration = await load_configuration(settings.kubernetes_context)

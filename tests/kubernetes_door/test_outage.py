@@ -15,9 +15,9 @@ from landlord.dev import definition
 from landlord.dev.controlplane import ControlPlane
 from landlord.dev.processes import LauncherError
 from landlord.kubernetes import TenantResources, load_configuration
-from landlord.mirror import ApiMirror
 from landlord.tenants.commands import Create, Delete, Replace
 from landlord.tenants.model import Status
+from landlord_api.mirror import ApiMirror
 from landlord_operator.gate import ClusterGate
 
 pytestmark = pytest.mark.timeout(170)

@@ -8,9 +8,10 @@ from kubernetes_door.test_ownership import ready
 from kubernetes_door.test_restore import edits
 
 from landlord.kubernetes import Conflict
-from landlord.mirror import ApiMirror, Resource
+from landlord.mirror import Resource
 from landlord.tenants.commands import Create, Replace
 from landlord.tenants.model import Status
+from landlord_api.mirror import ApiMirror
 
 pytestmark = pytest.mark.timeout(120)
 
