@@ -74,7 +74,9 @@ async def test_what_is_wrong_is_said_without_secrets_and_addresses(status: int, 
         assert "127.0.0.1" not in str(error.value)
 
 
-@pytest.mark.parametrize("url", [f"http://127.0.0.1:{free_port()}", "http://restate..svc:8080"])
+@pytest.mark.parametrize(
+    "url", [f"http://127.0.0.1:{free_port()}", "http://restate..svc:8080"], ids=["nobody", "no name"]
+)
 async def test_nobody_there(url: str) -> None:
     """Nor could be: that an address is misspelt is said, too, also by a worker, which went silent."""
 
