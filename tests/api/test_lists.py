@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from landlord.settings import Settings
 from landlord_api import pages
 
-DEPTH = 20_000
+DEPTH = 3_000
 
 
 async def walk(rest: Rest, path: str, name: str) -> list[dict[str, Any]]:

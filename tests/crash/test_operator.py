@@ -25,7 +25,7 @@ from landlord.dev.controlplane import ControlPlane
 
 pytestmark = pytest.mark.timeout(limit())
 
-POINTS = 2
+POINTS = 1
 """Calls of a path that each fault happens to."""
 NAMESPACE = "default"
 
@@ -225,7 +225,8 @@ async def test_every_call_of_the_operator(
         assert not await run(installation, way, at=0, fault=Fault.KILL_BEFORE)
         calls = installation.turns.count
         assert calls >= 8, "the operator was not seen to call anything"
+        happened: dict[tuple[Fault, int], bool] = {}
         for shift, fault in enumerate(CRASHES):
-            points = sample(calls, points=POINTS, shift=shift)
-            happened = [await run(installation, way, at=at, fault=fault) for at in points]
-            assert sum(happened) >= len(points) // 2, f"{fault} at {points} of {calls} calls: {happened}"
+            for at in sample(calls, points=POINTS, shift=shift):
+                happened[fault, at] = await run(installation, way, at=at, fault=fault)
+        assert sum(happened.values()) >= len(happened) / 2, f"of {calls} calls: {happened}"
