@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
 from aiohttp import web
 
 from landlord.tenants.errors import NotFound
@@ -12,11 +15,11 @@ from landlord_api.schemas import requests
 from landlord_api.schemas.answers import EventListSchema, ExecutionListSchema, ExecutionSchema
 
 _TAG = "history"
-_EXECUTIONS = "executions"
-_EVENTS = "events"
 _ID = requests.TenantPath()
 _PAGE = requests.PageQuery()
 _JSON = {"Content-Type": "application/json"}
+
+Row = TypeVar("Row")
 
 
 class HistoryHandlers:
@@ -29,19 +32,7 @@ class HistoryHandlers:
     @response_schema(ExecutionListSchema(), code=200, description="A page")
     @problems(400, 404)
     async def executions(self, request: web.Request) -> web.Response:
-        tenant_id, query = request.match_info["id"], request["querystring"]
-        shown, following = await pages.fill(
-            lambda before, limit: self._repository.executions(tenant_id, before=before, limit=limit),
-            after=cursors.below(_EXECUTIONS, query.get("cursor")),
-            limit=query["limit"],
-            place=lambda line: line[0],
-            show=lambda line: records.execution(line[1]),
-            cursor=lambda line: cursors.encode(_EXECUTIONS, line[0]),
-        )
-        if not shown:
-            await self._exists(tenant_id)
-        body = {"executions": shown, "next_cursor": following}
-        return web.Response(body=records.dumps(body), headers=_JSON)
+        return await self._page(request, name="executions", fetch=self._repository.executions, show=records.execution)
 
     @docs(tag=_TAG, summary="Get an execution")
     @match_info_schema(requests.ExecutionPath())
@@ -60,19 +51,29 @@ class HistoryHandlers:
     @response_schema(EventListSchema(), code=200, description="A page")
     @problems(400, 404)
     async def events(self, request: web.Request) -> web.Response:
+        return await self._page(request, name="events", fetch=self._repository.audit, show=records.event)
+
+    async def _page(
+        self,
+        request: web.Request,
+        *,
+        name: str,
+        fetch: Callable[..., Awaitable[list[tuple[int, Row]]]],
+        show: Callable[[Row], dict[str, Any]],
+    ) -> web.Response:
+        """A page of what a tenant has had; ``fetch(tenant_id, before=, limit=)`` gives it with sequence numbers."""
         tenant_id, query = request.match_info["id"], request["querystring"]
         shown, following = await pages.fill(
-            lambda before, limit: self._repository.audit(tenant_id, before=before, limit=limit),
-            after=cursors.below(_EVENTS, query.get("cursor")),
+            lambda before, limit: fetch(tenant_id, before=before, limit=limit),
+            after=cursors.below(name, query.get("cursor")),
             limit=query["limit"],
             place=lambda line: line[0],
-            show=lambda line: records.event(line[1]),
-            cursor=lambda line: cursors.encode(_EVENTS, line[0]),
+            show=lambda line: show(line[1]),
+            cursor=lambda line: cursors.encode(name, line[0]),
         )
         if not shown:
             await self._exists(tenant_id)
-        body = {"events": shown, "next_cursor": following}
-        return web.Response(body=records.dumps(body), headers=_JSON)
+        return web.Response(body=records.dumps({name: shown, "next_cursor": following}), headers=_JSON)
 
     async def _exists(self, tenant_id: str) -> None:
         if (await self._repository.load(tenant_id)).tenant is None:
