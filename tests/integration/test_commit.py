@@ -293,6 +293,8 @@ async def test_rows_are_locked_in_the_order_in_which_commits_do_it(
         await other.execute("select from tenants where id = %s for update", [two])
         await other.commit()
         await writing
+    due = [await due_in(repository, tenant_id) for tenant_id in (one, two)]
+    assert all(seconds is not None and seconds <= 5 for seconds in due), due
 
 
 async def test_nobody_waits_for_what_its_user_has_paused(test_database_url: str) -> None:

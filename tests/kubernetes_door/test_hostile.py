@@ -132,6 +132,7 @@ async def test_operator_outlives_a_loop_that_was_held_up(landlord: Landlord, mon
         time.sleep(3.5)  # noqa: ASYNC251 - it is meant to
         await landlord.apply({"size": 2})
         await landlord.until_ready()
+    assert (await landlord.record()).compute_config == {"size": 2}
 
 
 async def test_watch_that_ends_by_itself_is_begun_again(landlord: Landlord, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,6 +152,7 @@ async def test_watch_that_ends_by_itself_is_begun_again(landlord: Landlord, monk
         await asyncio.sleep(1)
         await landlord.apply({"size": 1})
         await landlord.until_ready()
+    assert (await landlord.record()).status is Status.READY
 
 
 async def test_nobody_is_missed_while_nobody_watches(landlord: Landlord, monkeypatch: pytest.MonkeyPatch) -> None:

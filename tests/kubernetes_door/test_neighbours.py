@@ -136,5 +136,6 @@ async def test_webhook_that_is_away_is_told_by_the_log(landlord: Landlord) -> No
                 await landlord.until(told)
                 await landlord.kubectl("delete", kind, landlord.name)
                 await landlord.until_ready()
+        assert await landlord.condition() == ("True", "Ready")
     finally:
         await landlord.kubectl("delete", kind, landlord.name, "--ignore-not-found")

@@ -17,6 +17,17 @@ from landlord.workflow.providers.mock import Fail, MockProvider, Stay, Succeed
 pytestmark = pytest.mark.timeout(60)
 
 
+async def provisioning(parts: Installation, engine: MockProvider, reconciler: Reconciler) -> str:
+    """A tenant whose provision runs, whatever is asked of it."""
+    name = unique()
+    engine.script(f"tenant-{name}-plan", Succeed(output={}))
+    engine.default = Stay(heeds_cancel=False)
+    await submit(parts, name, Create(compute_config={}))
+    await asyncio.sleep(0.01)
+    await reconciler.reconcile(name)
+    return name
+
+
 async def test_a_failure_of_an_older_generation_counts_for_nothing(
     parts: Installation, engine: MockProvider, reconciler: Reconciler
 ) -> None:
@@ -59,12 +70,7 @@ async def test_delete_while_a_provision_succeeds(
     parts: Installation, engine: MockProvider, reconciler: Reconciler
 ) -> None:
     """Rule 5: the outcome is not of the row's action any more and moves nothing."""
-    name = unique()
-    engine.script(f"tenant-{name}-plan", Succeed(output={}))
-    engine.default = Stay(heeds_cancel=False)
-    await submit(parts, name, Create(compute_config={}))
-    await asyncio.sleep(0.01)
-    await reconciler.reconcile(name)
+    name = await provisioning(parts, engine, reconciler)
     await submit(parts, name, Delete())
     engine.finish(f"tenant-{name}-provision", Succeed(output={}))
     await reconciler.reconcile(name)
@@ -78,12 +84,7 @@ async def test_a_cancelled_run_that_succeeds_all_the_same_counts(
     parts: Installation, engine: MockProvider, reconciler: Reconciler
 ) -> None:
     """Rule 5: its generation is the row's, so the waiting successor for the same is closed unsent."""
-    name = unique()
-    engine.script(f"tenant-{name}-plan", Succeed(output={}))
-    engine.default = Stay(heeds_cancel=False)
-    await submit(parts, name, Create(compute_config={}))
-    await asyncio.sleep(0.01)
-    await reconciler.reconcile(name)
+    name = await provisioning(parts, engine, reconciler)
     await set_deadline(parts, seconds=0)
     await reconciler.reconcile(name)
     assert (await tenant(parts, name)).stalled is Stalled.DEADLINE_EXCEEDED
