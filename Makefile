@@ -5,6 +5,9 @@ BIN := .venv/bin
 WORKERS ?= 4
 TESTS ?=
 
+# Where it is set, each of the hundreds of processes that the tests start would compile all that it imports of ours.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: setup run test lint format bench clean lock
 
 setup: .venv/.project .venv/.system .venv/.controlplane .venv/.restate

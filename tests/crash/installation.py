@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any, Self
 
 import aiohttp
-import psycopg
 import pytest
 import yaml
 from aiodocker import Docker
 from fixtures.engines import Engine, Run
+from fixtures.postgres import Reader
 from fixtures.warm import Process
-from psycopg.rows import dict_row
 from pydantic import SecretStr
 
 from landlord import mirror
@@ -36,19 +35,13 @@ PATIENCE = 60.0
 """Seconds anything may take on a busy machine."""
 
 
-class Records:
+class Records(Reader):
     """What the database of an installation and its engine say, read past all of its processes."""
 
     def __init__(self, database_url: str, *, engine: Engine) -> None:
+        super().__init__(database_url)
         self.database_url = database_url
         self.engine = engine
-
-    async def rows(self, statement: str, *values: Any) -> list[dict[str, Any]]:
-        async with await psycopg.AsyncConnection.connect(
-            self.database_url, row_factory=dict_row, autocommit=True
-        ) as connection:
-            found = await connection.execute(statement, values)
-            return await found.fetchall() if found.description else []
 
     async def tenant(self, tenant: str) -> dict[str, Any] | None:
         return next(iter(await self.rows("select * from tenants where id = %s", tenant)), None)
@@ -288,7 +281,7 @@ class Containers:
 
 def docker_config(image: str, **env: str) -> dict[str, Any]:
     """A tenant that is healthy at once and ends when asked."""
-    check = {"http": {"port": 8080, "path": "/healthz"}, "interval_seconds": 0.1, "retries": 30}
+    check = {"http": {"port": 8080, "path": "/healthz"}, "interval_seconds": 0.4, "retries": 10}
     return {"image": image, "env": env, "health_check": check, "stop_timeout_seconds": 1}
 
 

@@ -62,11 +62,12 @@ async def world(
         turns.kill = worker.kill
         await stack.enter_async_context(started(api, controller, worker))
         call = await stack.enter_async_context(client(api))
+        records = await stack.enter_async_context(Records(database_url, engine=engine))
         yield World(
             worker=worker,
             turns=turns,
             call=call,
-            records=Records(database_url, engine=engine),
+            records=records,
             containers=containers,
             image=image,
         )

@@ -69,7 +69,8 @@ async def world(victim: str, *, engine: Engine, database_url: str, folder: Path)
         turns.kill = processes[victim].kill
         await stack.enter_async_context(started(*processes.values()))
         call = await stack.enter_async_context(client(processes["api"]))
-        yield World(victim=processes[victim], turns=turns, call=call, records=Records(database_url, engine=engine))
+        records = await stack.enter_async_context(Records(database_url, engine=engine))
+        yield World(victim=processes[victim], turns=turns, call=call, records=records)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

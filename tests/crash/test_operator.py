@@ -80,10 +80,9 @@ async def world(*, plane: ControlPlane, engine: Engine, database_url: str, folde
         stack.push_async_callback(cluster.clear_all)
         await stack.enter_async_context(started(api, worker, operator))
         call = await stack.enter_async_context(client(api))
+        records = await stack.enter_async_context(Records(database_url, engine=engine))
         await turns.quiet()
-        yield World(
-            operator=operator, turns=turns, call=call, cluster=cluster, records=Records(database_url, engine=engine)
-        )
+        yield World(operator=operator, turns=turns, call=call, cluster=cluster, records=records)
 
 
 Act = Callable[[World, str], Awaitable[None]]

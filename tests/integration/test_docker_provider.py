@@ -43,7 +43,7 @@ from landlord.workflow.payload import TenantPayload
 SECRET = "hunter2-s3cr3t"
 WEB: dict[str, Any] = {
     "ports": [{"container_port": 8080, "scheme": "http", "name": "web"}],
-    "health_check": {"http": {"port": 8080, "path": "/healthz"}, "interval_seconds": 0.2, "timeout_seconds": 10},
+    "health_check": {"http": {"port": 8080, "path": "/healthz"}, "interval_seconds": 0.4, "timeout_seconds": 10},
     "env": {"TOKEN": SECRET},
     "init": True,
     "stop_timeout_seconds": 1,
@@ -333,7 +333,7 @@ async def test_what_failed_stays_while_the_next_image_cannot_be_pulled(
 async def test_what_becomes_healthy_during_a_pull_stays(
     watched: tuple[DockerProvider, Turns], provider: DockerProvider, tenant: Tenant
 ) -> None:
-    check = {"test": ["/bin/busybox", "test", "-f", "/tmp/well"], "interval_seconds": 0.2, "retries": 100}
+    check = {"test": ["/bin/busybox", "test", "-f", "/tmp/well"], "interval_seconds": 0.4, "retries": 100}
     old = await provider.apply(tenant.spec(1))
     program = shell("sleep 2; touch /tmp/well; sleep 1000")
     slow = await provider.apply(tenant.spec(2, **{**program, "health_check": check}))
@@ -458,7 +458,7 @@ async def test_a_named_volume_outlives_an_update(provider: DockerProvider, tenan
     volumes = [{"name": "data", "target": "/data"}]
     await provider.apply(tenant.spec(1, volumes=volumes, **shell("echo kept > /data/file; sleep 1000")))
     await until_serving(provider)
-    check = {"test": ["/bin/busybox", "grep", "-q", "kept", "/data/file"], "interval_seconds": 0.2}
+    check = {"test": ["/bin/busybox", "grep", "-q", "kept", "/data/file"], "interval_seconds": 0.4}
     await provider.apply(tenant.spec(2, volumes=volumes, **{**shell("sleep 1000"), "health_check": check}))
     await until_serving(provider)
     await provider.retire("acme", generation=2)
@@ -588,7 +588,7 @@ async def test_what_the_installation_does_not_allow_is_refused_by_the_worker_too
 async def test_an_allowed_path_is_mounted(make: Make, tenant: Tenant, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     volumes = [{"source": str(tmp_path), "target": "/mnt", "read_only": True}]
-    check = {"test": ["/bin/busybox", "test", "-f", "/mnt/file"], "interval_seconds": 0.2}
+    check = {"test": ["/bin/busybox", "test", "-f", "/mnt/file"], "interval_seconds": 0.4}
     provider = make(docker_allow_volumes=(str(tmp_path.parent),))
     await provider.apply(tenant.spec(**{**shell("sleep 1000"), "volumes": volumes, "health_check": check}))
     assert (await until_serving(provider)).outputs.health == "healthy", "it sees the file"

@@ -243,9 +243,9 @@ async def test_a_restate_server_leaves_no_temporary_file(component_folder: Path)
 
 @pytest.mark.usefixtures("nothing_temporary")
 async def test_a_client_of_the_api_server_writes_no_certificate_of_its_own(
-    own_control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+    kubeconfig: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("KUBECONFIG", str(own_control_plane.kubeconfig))
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
     assert (await load_configuration(None)).ssl_ca_cert
 
 

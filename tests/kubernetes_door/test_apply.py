@@ -355,3 +355,32 @@ async def test_what_is_over_is_forgotten(landlord: Landlord) -> None:
         await landlord.until(forgotten)
         for each in running:
             each.cancel()
+
+
+async def test_deletion_missed_while_the_operator_was_away(landlord: Landlord) -> None:
+    async with landlord.operator():
+        await landlord.apply({"size": 1})
+        await landlord.until_ready()
+    await landlord.kubectl("delete", "tenant", landlord.name, "--wait=false")
+    async with landlord.operator():
+        await landlord.until_gone()
+        assert (await landlord.record()).status is Status.DELETED
+    # And one that vanished altogether.
+    await landlord.rest(Create(compute_config={}))
+    await landlord.reconcile()
+    async with landlord.operator():
+        await landlord.until_ready()
+    await landlord.vanish()
+    async with landlord.operator():
+        await landlord.until_ready()
+
+
+async def test_rest_delete_while_the_operator_was_away(landlord: Landlord) -> None:
+    async with landlord.operator():
+        await landlord.apply({"size": 1})
+        await landlord.until_ready()
+    await landlord.rest(Delete())
+    await landlord.reconcile()
+    assert (await landlord.record()).status is Status.DELETED
+    async with landlord.operator():
+        await landlord.until_gone()

@@ -15,7 +15,7 @@ from landlord.dev import definition
 from landlord.dev.controlplane import ControlPlane
 from landlord.dev.processes import LauncherError
 from landlord.kubernetes import TenantResources, load_configuration
-from landlord.tenants.commands import Create, Delete, Replace
+from landlord.tenants.commands import Create, Replace
 from landlord.tenants.model import Status
 from landlord_api.mirror import ApiMirror
 from landlord_operator.gate import ClusterGate
@@ -54,35 +54,6 @@ async def test_api_server_away_rest_goes_on_and_all_converge_afterwards(landlord
         await landlord.apply({"size": 4})
         await landlord.until_ready()
         assert (await landlord.record()).compute_config == {"size": 4}, "the watch is back as well"
-
-
-async def test_deletion_missed_while_the_operator_was_away(landlord: Landlord) -> None:
-    async with landlord.operator():
-        await landlord.apply({"size": 1})
-        await landlord.until_ready()
-    await landlord.kubectl("delete", "tenant", landlord.name, "--wait=false")
-    async with landlord.operator():
-        await landlord.until_gone()
-        assert (await landlord.record()).status is Status.DELETED
-    # And one that vanished altogether.
-    await landlord.rest(Create(compute_config={}))
-    await landlord.reconcile()
-    async with landlord.operator():
-        await landlord.until_ready()
-    await landlord.vanish()
-    async with landlord.operator():
-        await landlord.until_ready()
-
-
-async def test_rest_delete_while_the_operator_was_away(landlord: Landlord) -> None:
-    async with landlord.operator():
-        await landlord.apply({"size": 1})
-        await landlord.until_ready()
-    await landlord.rest(Delete())
-    await landlord.reconcile()
-    assert (await landlord.record()).status is Status.DELETED
-    async with landlord.operator():
-        await landlord.until_gone()
 
 
 async def test_etcd_restored_older(landlord: Landlord) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from crash.installation import Call, Containers, Records, client, docker_config, started
 from fixtures.engines import Engine
-from fixtures.postgres import prepare_template
+from fixtures.postgres import Reader, prepare_template
 from fixtures.turns import Fault, Turns, proxy
 from fixtures.warm import Process
 
@@ -53,6 +53,7 @@ async def world(
     """With ``turns`` the first worker reaches the Docker engine through a proxy."""
     engine = records.engine
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(records)
         containers = await stack.enter_async_context(
             Containers.connected(docker_host, installation=engine.installation)
         )
@@ -172,8 +173,10 @@ async def test_restored_database(
     database_url = await own_postgres.create_database(name="landlord")
     await prepare_template(database_url)
     records = Records(database_url, engine=engine)
-    admin = Records(own_postgres.url(), engine=engine)
-    async with world(docker_host=docker_host, image=busybox_image, records=records, folder=tmp_path) as landlord:
+    async with (
+        Reader(own_postgres.url()) as admin,
+        world(docker_host=docker_host, image=busybox_image, records=records, folder=tmp_path) as landlord,
+    ):
         everybody = ["once", "often", "same", "unwanted"]
         for tenant in everybody:
             await landlord.ask("POST", tenant, value="1")
@@ -248,8 +251,10 @@ async def test_restored_database(
 
 
 async def _stop(landlord: World) -> None:
+    """Nobody is connected to the database then."""
     for each in landlord.parts:
         await each.stop()
+    await landlord.records.close()
 
 
 async def _start(landlord: World) -> None:

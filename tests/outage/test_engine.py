@@ -70,7 +70,7 @@ async def world(engine: Engine, *, database_url: str, folder: Path, **more: str)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(started(api, controller, worker))
         call = await stack.enter_async_context(client(api))
-        records = Records(database_url, engine=engine)
+        records = await stack.enter_async_context(Records(database_url, engine=engine))
         one = World(api=api, controller=controller, worker=worker, call=call, records=records)
         await one.create(["first"])  # an engine may have to be told of the workflow by a worker
         await records.all(["first"], status="ready")

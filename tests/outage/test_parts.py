@@ -71,13 +71,14 @@ async def world(*, plane: ControlPlane, engine: Engine, database_url: str, folde
         )
         await stack.enter_async_context(started(api, operator, *workers))
         call = await stack.enter_async_context(client(api))
+        records = await stack.enter_async_context(Records(database_url, engine=engine))
         yield World(
             api=api,
             workers=workers,
             operator=operator,
             call=call,
             cluster=cluster,
-            records=Records(database_url, engine=engine),
+            records=records,
             settings=settings,
         )
 
