@@ -44,3 +44,8 @@ def sample(calls: int, *, points: int, shift: int = 0) -> list[int]:
     begin = rotation()
     step = 1 if begin is None else -(-calls // points)
     return list(range(1 + ((begin or 0) + shift) % step, calls + 1, step))
+
+
+def earlier(at: int, *, of: int) -> int:
+    """A call in place of ``at``, which a run that made ``of`` of them did not come to: how many it makes varies."""
+    return 1 + at % of
