@@ -146,6 +146,8 @@ class DockerEngine:
             ],
             name="dockerd",
             log=self._folder / "dockerd.log",
+            # What runc and containerd leave when they are broken off goes with the sockets.
+            environment={**os.environ, "TMPDIR": str(self._runtime)},
             contained=True,
         )
         try:

@@ -242,6 +242,18 @@ async def test_a_restate_server_leaves_no_temporary_file(component_folder: Path)
 
 
 @pytest.mark.usefixtures("nothing_temporary")
+async def test_an_engine_leaves_no_temporary_file(own_docker: DockerEngine) -> None:
+    assert own_docker.pid is not None
+    inside = psutil.Process(own_docker.pid).children(recursive=True)
+    containerd = next(each for each in inside if each.name() == "containerd")
+    containerd.send_signal(signal.SIGUSR1)  # as dockerd's where it does not answer: it writes down what it does
+    written = Path(own_docker.host.removeprefix("unix://")).parent
+    async with asyncio.timeout(10):
+        while not list(written.glob("containerd.*.stacks.log")):
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.usefixtures("nothing_temporary")
 async def test_a_client_of_the_api_server_writes_no_certificate_of_its_own(
     kubeconfig: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
