@@ -30,6 +30,7 @@ OPEN = ("/docs", "/openapi.json")
 CALLBACK = "/executions/{execution_id}/callback"
 """All that a worker's token may call."""
 
+_CHALLENGE = 'Bearer realm="landlord"'
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}", re.ASCII)
 _access = logging.getLogger("landlord_api.access")
 _log = structlog.get_logger("landlord_api.access")
@@ -92,13 +93,14 @@ def _caller(request: web.Request, tokens: Tokens | None) -> str:
             401,
             "a bearer token of this installation is required",
             errors=[{"header": "Authorization", "detail": "must be 'Bearer' and a token of this installation"}],
-            headers={"WWW-Authenticate": 'Bearer realm="landlord"'},
+            headers={"WWW-Authenticate": _CHALLENGE},
         )
     if caller.scope == CALLBACKS and not _is_callback(request):
         raise Problem(
             403,
             "this token may only say that executions have ended",
             errors=[{"header": "Authorization", "detail": "must be a token without a scope"}],
+            headers={"WWW-Authenticate": f'{_CHALLENGE}, error="insufficient_scope"'},  # RFC 6750, 3
         )
     return caller.name
 

@@ -122,6 +122,7 @@ async def test_a_workers_token_may_do_nothing_else(settings: Settings, tmp_path:
             reply = await rest.call(method, path, json=sent, headers=worker)
             assert reply.status == 403, (method, path)
             assert reply.pointers == {"Authorization"}
+            assert reply.headers["WWW-Authenticate"] == 'Bearer realm="landlord", error="insufficient_scope"'
         assert (await rest.post("/api/tenants", body, headers=full)).status == 202
         path = "/api/executions/tenant-guarded-plan/callback"
         for headers, status in ((worker, 202), (full, 202), ({}, 401), ({"Authorization": "Bearer forged"}, 401)):
