@@ -11,7 +11,8 @@ from landlord import canonical
 from landlord.tenants.model import IdempotencyKey
 from landlord_api.problems import invalid
 
-_TAG = re.compile(r'[ \t]*((?:W/)?"[\x21\x23-\x7e\x80-\xff]*")[ \t]*(?:,|$)')
+_ELEMENT = re.compile(r'[ \t]*(?:((?:W/)?"[^\x00-\x20"\x7f]*")[ \t]*)?(?:,|$)')
+"""Of a list of entity tags; one that is empty is passed over (RFC 9110, 5.6.1.2)."""
 _OURS = re.compile(r'"([0-9]{1,18})-[0-9]{1,18}"')
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
@@ -46,10 +47,11 @@ def _tags(request: web.Request, header: str) -> list[str] | None:
     tags: list[str] = []
     position = 0
     while position < len(text):
-        if (found := _TAG.match(text, position)) is None:
+        if (found := _ELEMENT.match(text, position)) is None:
             tags.clear()
             break
-        tags.append(found[1])
+        if found[1] is not None:
+            tags.append(found[1])
         position = found.end()
     if not tags:
         detail = 'must be "*" or a list of entity tags in double quotes'
@@ -65,11 +67,18 @@ def not_modified(request: web.Request, etag: str) -> bool:
     return "*" in tags or any(tag.removeprefix("W/") == etag for tag in tags)
 
 
-def refuse_if_none_match(request: web.Request) -> None:
-    """A change would be made whatever it says. Raises :class:`Problem`."""
-    if "If-None-Match" in request.headers:
-        detail = "must not be given; what makes a change conditional is If-Match"
-        raise invalid("If-None-Match is not understood here", errors=[{"header": "If-None-Match", "detail": detail}])
+_INSTEAD = {
+    "If-None-Match": "what makes a change conditional is If-Match",
+    "If-Match": "what is yet to be made has no version",
+}
+
+
+def refuse(request: web.Request, *headers: str) -> None:
+    """A change would be made whatever they say. Raises :class:`Problem`."""
+    for header in headers:
+        if header in request.headers:
+            detail = f"must not be given; {_INSTEAD[header]}"
+            raise invalid(f"{header} is not understood here", errors=[{"header": header, "detail": detail}])
 
 
 def expected_versions(request: web.Request) -> frozenset[int] | None:

@@ -49,6 +49,8 @@ async def test_if_match_compares_the_version_only(rest: Rest) -> None:
         ('W/"1-1"', 412),
         ('""', 412),
         ('"1-1", W/"5-5"', 202),
+        (', "9-9",, ,"1-1" ,', 202),
+        ('"€"', 412),
     ],
 )
 async def test_lists_of_tags(rest: Rest, tag: str, status: int) -> None:
@@ -116,6 +118,18 @@ async def test_a_change_is_not_made_regardless_of_if_none_match(rest: Rest, tag:
         assert (reply.status, reply.pointers) == (400, {"If-None-Match"}), method
         assert "If-Match" in reply["errors"][0]["detail"]
     assert await rest.record(name) == before
+    assert (await rest.get("/api/tenants/new")).status == 404
+
+
+@pytest.mark.parametrize("tag", ["*", '"1-1"', "nonsense"])
+async def test_a_tenant_is_not_made_regardless_of_if_match(rest: Rest, tag: str) -> None:
+    """Nor is a new life begun: who asks for the tombstone's version would be answered by what he did not ask for."""
+    gone = await rest.deleted()
+    for name in (gone, "new"):
+        body = {"id": name, "compute_config": CONFIG}
+        reply = await rest.post("/api/tenants", body, headers={"If-Match": tag})
+        assert (reply.status, reply.pointers) == (400, {"If-Match"})
+    assert (await rest.record(gone))["status"] == "deleted"
     assert (await rest.get("/api/tenants/new")).status == 404
 
 

@@ -61,7 +61,7 @@ class TenantHandlers:
     @response_schema(_RECORD, code=202, description="Recorded, and its workflow is triggered (null id: created paused)")
     @problems(400, 409, 410, 413, 415, 422, 500)
     async def create(self, request: web.Request) -> web.Response:
-        conditions.refuse_if_none_match(request)
+        conditions.refuse(request, "If-None-Match", "If-Match")
         body = request["json"]
         tenant_id: str = body["id"]
         command = Create(
@@ -200,7 +200,7 @@ class TenantHandlers:
         return _shown(await self._submit(request, command, body=body, suffix="/retry"), status=202)
 
     async def _submit(self, request: web.Request, command: Command, *, body: Any, suffix: str = "") -> Answer:
-        conditions.refuse_if_none_match(request)
+        conditions.refuse(request, "If-None-Match")
         tenant_id = request.match_info["id"]
         caller = request[CALLER]
         path = f"/api/tenants/{tenant_id}{suffix}"
