@@ -83,8 +83,7 @@ class Tokens:
                 _log.error("the tokens file is wrong; the callers stay as they were", reason=fault)
                 self._fault = fault
             return
-        if stamp != self._stamp or self._fault:
-            _log.info("the tokens file was read again", callers=len(entries))
+        _log.info("the tokens file was read again", callers=len(entries))
         self._stamp, self._entries, self._fault = stamp, entries, ""
 
 

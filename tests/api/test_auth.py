@@ -7,6 +7,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
+import structlog
 from fixtures.rest import Rest, serving
 
 from landlord.settings import ConfigurationError, Settings
@@ -26,7 +27,7 @@ def bearer(token: str) -> dict[str, str]:
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "tokens"
-    path.write_text("# who may call\n\n" + line("alice", "a-token") + line("bob", "b-token"))
+    path.write_text("# who may call\n\n" + line("alice", "a-token") + " \t" + line("bob", "b-token"))
     return path
 
 
@@ -117,6 +118,21 @@ def test_the_file_is_read_again(file: Path) -> None:
     assert tokens.caller("Bearer d-token") is None
 
 
+def test_the_log_says_once_what_has_become_of_the_file(file: Path) -> None:
+    """However often it is looked at, as it is every second."""
+    tokens = Tokens(file)
+    with structlog.testing.capture_logs() as logs:
+        for content in ("nonsense", "# nobody\n", line("carol", "c-token")):
+            file.write_text(content)
+            for _ in range(3):
+                tokens.refresh()
+    assert [(each["log_level"], each.get("reason", "").partition(": ")[2]) for each in logs] == [
+        ("error", "line 1 is not name:sha256-in-hexadecimal, or that with :callbacks behind it"),
+        ("error", "it names nobody"),
+        ("info", ""),
+    ]
+
+
 async def test_a_running_application_follows_the_file(
     settings: Settings, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,6 +166,13 @@ def test_a_wrong_file_at_the_start(tmp_path: Path, content: str, why: str) -> No
         Tokens(path)
     assert why in str(raised.value)
     assert "0000" not in str(raised.value)
+
+
+def test_no_text_at_the_start(tmp_path: Path) -> None:
+    path = tmp_path / "tokens"
+    path.write_bytes(b"alice:\xff")
+    with pytest.raises(ConfigurationError, match=f"LANDLORD_API_TOKENS_FILE: {path} is not text"):
+        Tokens(path)
 
 
 def test_no_file_at_the_start(tmp_path: Path) -> None:

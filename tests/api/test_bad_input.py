@@ -281,7 +281,14 @@ async def test_idempotency_keys(rest: Rest, key: str) -> None:
     assert (await rest.get("/api/tenants/name")).status == 404
 
 
-@pytest.mark.parametrize("tag", ["1-1", '"1-1', "*, *", '"a" "b"', ",", "W/1"])
+async def test_one_key_for_one_request(rest: Rest) -> None:
+    twice = [("Idempotency-Key", "a"), ("Idempotency-Key", "b")]
+    async with rest.session.post(f"{rest.url}/api/tenants", json=body(), headers=twice) as answer:
+        assert answer.status == 400
+    assert (await rest.get("/api/tenants/name")).status == 404
+
+
+@pytest.mark.parametrize("tag", ["1-1", '"1-1', '"1-1", 1-1', "*, *", '"a" "b"', ",", "W/1"])
 async def test_entity_tags(rest: Rest, tag: str) -> None:
     name = await rest.create()
     reply = await rest.put(f"/api/tenants/{name}", {"compute_config": CONFIG}, headers={"If-Match": tag})

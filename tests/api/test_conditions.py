@@ -62,6 +62,14 @@ async def test_lists_of_tags(rest: Rest, tag: str, status: int) -> None:
         assert reply.status == status
 
 
+async def test_a_list_of_tags_in_several_headers(rest: Rest) -> None:
+    url = f"{rest.url}/api/tenants/{await rest.create()}"
+    for tags in (('"9-9"', '"1-1"'), ('"2-1"', '"9-9"')):
+        headers = [("If-Match", tag) for tag in tags]
+        async with rest.session.put(url, json={"compute_config": CONFIG}, headers=headers) as answer:
+            assert answer.status == 202, tags
+
+
 async def test_if_match_on_what_is_not_there(rest: Rest) -> None:
     gone = await rest.deleted()
     for name, status in (("nobody", 404), (gone, 410)):
