@@ -70,6 +70,7 @@ async def test_what_needs_a_token(settings: Settings, file: Path) -> None:
         for path in ("/healthz", "/readyz", "/metrics", "/api/docs", "/v1/docs", "/api/openapi.json"):
             assert (await rest.get(path)).status == 200
         assert (await rest.get("/api/docs/static/swagger-ui.css")).status == 200
+        assert (await rest.get("/apis")).status == 404
         assert (await rest.get("/api/tenants", headers={"Authorization": "bearer a-token"})).status == 200
 
 

@@ -132,6 +132,10 @@ async def test_media_types(rest: Rest, method: str, path: str, media_type: str) 
     reply = await rest.call(method, path, data=json.dumps(body()), headers={"Content-Type": media_type})
     assert reply.status == 415
     assert reply.pointers == {"Content-Type"}
+    if method == "PATCH":
+        assert reply.headers["Accept-Patch"] == "application/merge-patch+json, application/json"
+    else:
+        assert reply.headers["Accept"] == "application/json"
 
 
 async def test_media_types_that_are_taken(rest: Rest) -> None:
@@ -307,6 +311,7 @@ async def test_what_was_wrong_where_and_what_is_allowed(rest: Rest) -> None:
     reply = await rest.get("/")
     assert reply["detail"] == "there is nothing at this path; /api/docs shows what there is"
     reply = await rest.post(f"/api/tenants/{await rest.ready()}/retry")
+    assert reply["type"] == "urn:landlord:problem:conflict"
     assert reply["detail"].endswith(" is ready; only what failed, is stalled or could not be started is retried")
 
 

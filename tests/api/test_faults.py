@@ -49,6 +49,7 @@ async def test_all_mutations_answer_500_while_the_engine_is_away_and_all_converg
         await rest.delete(f"/api/tenants/{doomed}"),
     ):
         assert (reply.status, reply["title"]) == (500, "Failed to trigger workflow")
+        assert reply["type"] == "urn:landlord:problem:trigger-failed"
         assert "workflow_execution_id" not in reply.json
     for name in (new, ready, doomed):
         assert (await rest.record(name))["workflow_execution_id"] is None
@@ -166,6 +167,7 @@ async def test_what_nobody_foresaw(rest: Rest, monkeypatch: pytest.MonkeyPatch) 
     body = await raw.json(content_type="application/problem+json")
     assert "secret" not in str(body)
     assert body["request_id"] == "find-me"
+    assert body["type"] == "urn:landlord:problem:internal"
     assert "find-me" in body["detail"]
 
 

@@ -26,9 +26,10 @@ async def test_the_same_key_joins_the_first_request(rest: Rest) -> None:
     assert (first.status, again.status) == (202, 202)
     assert again["workflow_execution_id"] == first["workflow_execution_id"]
     assert again["generation"] == 1
+    assert again.headers["Location"] == f"/v1/tenants/{name}"
     assert len(await rest.executions(name)) == 1
     without = await rest.post("/api/tenants", body)
-    assert without.status == 409
+    assert (without.status, without["type"]) == (409, "urn:landlord:problem:exists")
 
 
 async def test_another_body_under_the_same_key(rest: Rest) -> None:
