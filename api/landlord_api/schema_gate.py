@@ -32,14 +32,16 @@ class SchemaGate:
             raise unavailable(self.fault)
 
     async def look(self) -> None:
-        """Look once. Raises nothing for a database that is away."""
+        """Look once. Raises nothing: the next look may succeed, and whatever is served until then stays served."""
         try:
             fault = await self._look()
         except DatabaseUnavailable as error:
             if self.fault is not None:
                 self._become(str(error))
-            return
-        self._become(fault)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with the database, it is said without its text
+            _log.error("cannot read the schema's version", error=type(error).__name__)
+        else:
+            self._become(fault)
 
     def _become(self, fault: str | None) -> None:
         if fault == self.fault:
@@ -53,10 +55,7 @@ class SchemaGate:
     async def run(self) -> None:
         """Look for ever."""
         while True:
-            try:
-                await self.look()
-            except Exception as error:  # noqa: BLE001 - the next look may succeed; whatever is served stays served
-                _log.error("cannot read the schema's version", error=type(error).__name__)
+            await self.look()
             await asyncio.sleep(AGAIN if self.fault is not None else RECHECK)
 
     async def database(self) -> str | None:

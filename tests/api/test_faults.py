@@ -10,6 +10,8 @@ import psycopg
 import pytest
 from fixtures.rest import Rest, reconciling, serving, unique
 from pydantic import SecretStr
+from structlog.contextvars import merge_contextvars
+from structlog.testing import capture_logs
 
 from landlord.database.engine import Database
 from landlord.dev.postgres import PostgresServer
@@ -107,6 +109,33 @@ async def test_another_schema_is_not_served(
         assert (await rest.get("/readyz")).status == 200
 
 
+async def test_a_look_that_fails_is_not_the_last(
+    settings: Settings, test_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even the first. What is served stays served, until another look finds a schema that does not fit."""
+    for name in ("AGAIN", "RECHECK"):
+        monkeypatch.setattr(f"landlord_api.schema_gate.{name}", 0.05)
+    own = settings.model_copy(update={"database_url": SecretStr(test_database_url)})
+    table = MIGRATIONS.version_table
+    hide = f"alter table {table} rename column version_num to hidden"
+    show = f"alter table {table} rename column hidden to version_num"
+    await execute(test_database_url, hide)
+    async with serving(own) as rest, asyncio.timeout(20):
+        for path in ("/api/tenants", "/readyz"):
+            assert (await rest.get(path)).status == 503
+        await execute(test_database_url, show)
+        await until_serving(rest)
+        with capture_logs() as logs:
+            await execute(test_database_url, hide)
+            while not any("cannot read the schema" in each["event"] for each in logs):
+                await asyncio.sleep(0.02)
+        assert (await rest.get("/api/tenants")).status == 200
+        await execute(test_database_url, f"update {table} set hidden = '9999'")
+        await execute(test_database_url, show)
+        while (await rest.get("/api/tenants")).status != 503:
+            await asyncio.sleep(0.02)
+
+
 async def test_a_database_that_goes_and_returns(
     settings: Settings, own_postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,8 +191,13 @@ async def test_what_nobody_foresaw(rest: Rest, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(rest.installation.repository, "load", burn)
     reply = await rest.call("GET", "/metrics")
     assert reply.status == 200
-    raw = await rest.session.get(f"{rest.url}/api/tenants/name", headers={"X-Request-ID": "find-me"})
+    with capture_logs(processors=[merge_contextvars]) as logs:
+        raw = await rest.session.get(f"{rest.url}/api/tenants/name", headers={"X-Request-ID": "find-me"})
     assert raw.status == 500
+    assert {(each["event"], each["log_level"]) for each in logs if each["request_id"] == "find-me"} == {
+        ("request failed unexpectedly", "error"),
+        ("request", "warning"),
+    }
     body = await raw.json(content_type="application/problem+json")
     assert "secret" not in str(body)
     assert body["request_id"] == "find-me"
