@@ -80,7 +80,7 @@ def _guarded(request: web.Request) -> bool:
     for prefix in PREFIXES:
         if path.startswith(prefix) and path[len(prefix) :][:1] in ("", "/"):
             rest = path[len(prefix) :]
-            return resource is None or not rest.startswith(OPEN)
+            return not rest.startswith(OPEN)
     return False
 
 
@@ -111,8 +111,6 @@ def _is_callback(request: web.Request) -> bool:
 
 
 def _failed(error: Exception, *, request_id: str) -> web.StreamResponse:
-    if isinstance(error, web.HTTPException) and error.status < 400:
-        return error
     problem = problems.of(error)
     if problem is None:
         _log.error("request failed unexpectedly", exc_info=error)
