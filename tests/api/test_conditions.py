@@ -173,6 +173,10 @@ async def test_a_put_keeps_what_it_does_not_name(rest: Rest) -> None:
     assert (kept["labels"], kept["annotations"], kept["deletion_policy"]) == ({"a": "1"}, {"n": "x"}, "Retain")
     replaced = await rest.put(f"/api/tenants/{name}", {"compute_config": CONFIG, "labels": {}, "annotations": {}})
     assert (replaced["labels"], replaced["annotations"]) == ({}, {})
+    held = {"annotations": {"n": "y"}, "deletion_policy": "Delete", "paused": True}
+    replaced = await rest.put(f"/api/tenants/{name}", {"compute_config": CONFIG, **held})
+    assert replaced.json.items() >= held.items()
+    assert (await rest.put(f"/api/tenants/{name}", {"compute_config": CONFIG})).json.items() >= held.items()
 
 
 async def test_retry(rest: Rest) -> None:
