@@ -65,7 +65,7 @@ async def test_pages_and_filters(settings: Settings, test_database_url: str) -> 
         one = await rest.get("/api/tenants?label=team=b&label=number=1&count=true")
         assert [record["id"] for record in one["tenants"]] == ["copy-000001"]
         assert one["total"] == 1
-        original = await rest.get("/api/tenants?label=team%3Da&compute_provider=mock")
+        original = await rest.get("/api/tenants?label=team%3Da&label=team=a&compute_provider=mock")
         assert [record["id"] for record in original["tenants"]] == ["original"]
         assert (await rest.get("/api/tenants?compute_provider=docker"))["tenants"] == []
         none = await rest.get("/api/tenants?label=team=a&label=team=b&count=true")
