@@ -58,6 +58,7 @@ def body(**fields: Any) -> dict[str, Any]:
         ({"compute_config": {"n": 2**53 + 1, "m": -(2**53) - 1}}, {"/compute_config/n", "/compute_config/m"}),
         ({"compute_config": {"n": 10**30}}, {"/compute_config/n"}),
         ({"labels": {"team": "\x00"}}, {"/labels/team"}),
+        ({"annotations": {"a": "\x00", "b": "\udfff"}}, {"/annotations/a", "/annotations/b"}),
     ],
 )
 async def test_fields_of_a_post(rest: Rest, fields: dict[str, Any], wrong: set[str]) -> None:
