@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -33,14 +34,45 @@ def test_units(cpu: int, memory: int) -> None:
 
 def test_a_bare_image_gets_no_limits_and_no_rights() -> None:
     made = body()
-    assert made["Image"] == "nginx:1"
+    assert (made["Image"], made["Env"], made["StopTimeout"]) == ("nginx:1", [], 10)
     assert not {"Cmd", "Entrypoint", "User", "Healthcheck"} & made.keys()
     host = made["HostConfig"]
     assert not {"NanoCpus", "Memory", "PidsLimit"} & host.keys()
     assert host["RestartPolicy"] == {"Name": "unless-stopped"}
-    assert host["Privileged"] is False
+    assert (host["Init"], host["ReadonlyRootfs"], host["Privileged"]) == (False, False, False)
     assert host["SecurityOpt"] == ["no-new-privileges:true"]
     assert host["NetworkMode"] == "bridge"
+
+
+def test_everything_a_tenant_says_is_asked_of_the_engine() -> None:
+    made = body(
+        command=["serve", "--all"],
+        entrypoint=["/app"],
+        env={"B": "2", "A": "1"},
+        ports=[{"container_port": 80, "scheme": "http", "name": "web"}, {"container_port": 53, "protocol": "udp"}],
+        restart_policy="on-failure",
+        stop_timeout_seconds=7,
+        init=True,
+        network="shared",
+        user="1000:1000",
+        read_only=True,
+        privileged=True,
+    )
+    fields = ("Cmd", "Entrypoint", "Env", "StopTimeout", "User")
+    assert [made[field] for field in fields] == [["serve", "--all"], ["/app"], ["A=1", "B=2"], 7, "1000:1000"]
+    assert json.loads(made["Labels"]["landlord.dev/ports"]) == {
+        "80/tcp": {"name": "web", "scheme": "http"},
+        "53/udp": {"name": "53-udp", "scheme": "udp"},
+    }
+    host = made["HostConfig"]
+    assert host["RestartPolicy"] == {"Name": "on-failure"}
+    assert (host["Init"], host["NetworkMode"], host["ReadonlyRootfs"], host["Privileged"]) == (
+        True,
+        "shared",
+        True,
+        True,
+    )
+    assert "SecurityOpt" not in host
 
 
 def test_labels_are_ours_whatever_the_tenant_says() -> None:
@@ -67,9 +99,17 @@ def test_health_checks() -> None:
         (["NONE"], ["NONE"]),
     ):
         assert body(health_check={"test": test})["Healthcheck"]["Test"] == expected
+    assert body(health_check={"test": "true"})["Healthcheck"] == {
+        "Test": ["CMD-SHELL", "true"],
+        "Interval": 5_000_000_000,
+        "Timeout": 5_000_000_000,
+        "Retries": 3,
+        "StartPeriod": 0,
+    }
     kind, command = body(health_check={"http": {"port": 8080, "path": "/healthz?a=1&b=2"}})["Healthcheck"]["Test"]
     assert kind == "CMD-SHELL"
     assert command.count("'http://127.0.0.1:8080/healthz?a=1&b=2'") == 2
+    assert "'http://127.0.0.1:80/'" in body(health_check={"http": {"port": 80}})["Healthcheck"]["Test"][1]
 
 
 def test_ports_are_published_where_the_installation_says_and_stay_the_same() -> None:
@@ -126,7 +166,12 @@ def test_mounts() -> None:
     )["HostConfig"]
     named, bound = host["Mounts"]
     assert named["Source"] == "landlord-here.acme.data"
-    assert named["VolumeOptions"]["Labels"]["landlord.dev/tenant-id"] == "acme"
+    assert (named["Type"], named["Target"], named["ReadOnly"]) == ("volume", "/data", False)
+    assert named["VolumeOptions"]["Labels"] == {
+        "landlord.dev/tenant-id": "acme",
+        "landlord.dev/installation": "here",
+        "landlord.dev/generation": "1",
+    }
     assert bound == {"Type": "bind", "Source": "/srv/shared", "Target": "/shared", "ReadOnly": True}
     assert host["Tmpfs"] == {"/tmp": "size=16m", "/run": ""}
 

@@ -47,6 +47,7 @@ def paths(config: dict[str, Any], settings: Settings) -> list[str]:
 def test_host_paths(path: str, expected: bool) -> None:
     assert rules.allowed(path, prefixes=OPEN.docker_allow_volumes) is expected
     assert not rules.allowed(path, prefixes=())
+    assert not rules.allowed(path, prefixes=("data", "srv/tenants", ""))
 
 
 @given(parts=st.lists(st.sampled_from(["..", ".", "", "data", "etc", "..."]), max_size=6))
@@ -93,10 +94,12 @@ def test_listing_host_as_a_network_does_not_allow_it() -> None:
             ["/ports/1/host_port"],
         ),
         ({"ports": [{"container_port": 1, "name": "a"}, {"container_port": 2, "name": "a"}]}, ["/ports/1/name"]),
+        ({"network": "none"}, []),
         ({"network": "none", "ports": [{"container_port": 80}]}, ["/ports"]),
         ({"network": "host", "ports": [{"container_port": 80, "host_port": 81}]}, ["/ports/0/host_port"]),
         ({"volumes": [{"name": "a", "target": "/x"}], "tmpfs": [{"target": "/x/"}]}, ["/tmpfs/0/target"]),
         ({"tmpfs": [{"target": "/"}]}, ["/tmpfs/0/target"]),
+        ({"tmpfs": [{"target": "/x/../y"}]}, ["/tmpfs/0/target"]),
         ({"labels": {"landlord.dev/x": "1"}}, ["/labels"]),
     ],
 )
