@@ -80,6 +80,19 @@ def test_host_access_is_refused_by_default(config: dict[str, Any], faults: list[
     assert paths(config, OPEN) == ([] if config.get("network") != "container:other" else faults)
 
 
+@pytest.mark.parametrize(
+    ("config", "settings", "options"),
+    [
+        ({"volumes": [{"source": "/etc", "target": "/a"}]}, STRICT, "no host path"),
+        ({"volumes": [{"source": "/etc", "target": "/a"}]}, OPEN, "/srv/tenants/, /data"),
+        ({"network": "other"}, OPEN, "bridge, none, shared, host"),
+    ],
+)
+def test_what_is_refused_says_what_is_allowed(config: dict[str, Any], settings: Settings, options: str) -> None:
+    (fault,) = rules.check(config, settings=settings)
+    assert fault.message == f"is not allowed by this installation; allowed: {options}"
+
+
 def test_listing_host_as_a_network_does_not_allow_it() -> None:
     assert paths({"network": "host"}, Settings(docker_networks=("host",))) == ["/network"]
 

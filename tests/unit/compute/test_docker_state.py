@@ -54,6 +54,18 @@ def verdict(found: state.Found, now: datetime = NOW) -> tuple[str, str, str]:
             ("starting", "starting", "restarted 2 times, last exit code 3"),
         ),
         ({"Status": "running", "Health": {"Status": "starting"}}, ("starting", "starting", "")),
+        (
+            {"Status": "running", "Health": {"Status": "starting", "Log": [{"ExitCode": 0}, {"ExitCode": 127}]}},
+            ("starting", "starting", "the last health check failed (exit code 127)"),
+        ),
+        (
+            {"Status": "running", "Health": {"Status": "starting", "Log": [{"ExitCode": 0}]}},
+            ("starting", "starting", ""),
+        ),
+        (
+            {"Status": "running", "restarts": 2, "ExitCode": 3, "Health": {"Status": "starting"}},
+            ("starting", "starting", "restarted 2 times, last exit code 3"),
+        ),
         ({"Status": "running", "Health": {"Status": "none"}}, ("running", "unchecked", "")),
         ({"Status": "running", "Health": {"Status": "healthy"}}, ("running", "healthy", "")),
         (
@@ -101,6 +113,8 @@ def test_the_engines_clock_may_be_in_any_zone() -> None:
     [
         ("127.0.0.1", "127.0.0.1", "http://127.0.0.1:20001"),
         ("0.0.0.0", "127.0.0.1", "http://127.0.0.1:20001"),
+        ("", "127.0.0.1", "http://127.0.0.1:20001"),
+        ("::", "::1", "http://[::1]:20001"),
         ("10.1.2.3", "10.1.2.3", "http://10.1.2.3:20001"),
         ("::1", "::1", "http://[::1]:20001"),
     ],
@@ -130,6 +144,8 @@ def test_a_spoilt_generation_is_the_oldest(label: str) -> None:
         (400, "OCI runtime create failed: exec: no such file", PermanentComputeError),
         (500, "OCI runtime create failed: operation not permitted", PermanentComputeError),
         (500, "unable to find user x: no matching entries in passwd file", PermanentComputeError),
+        (500, "unable to find group x: no matching entries in group file", PermanentComputeError),
+        (403, "authorization denied by plugin", PermanentComputeError),
         (500, "something else", ComputeError),
     ],
 )
@@ -162,9 +178,16 @@ def test_which_port_is_taken(message: str, port: int | None) -> None:
     [
         (404, "manifest for x:1 not found: manifest unknown: manifest unknown", PermanentComputeError),
         (404, "pull access denied for x, repository does not exist", PermanentComputeError),
+        (500, "manifest unknown: OCI index not in the registry", PermanentComputeError),
+        (500, "no matching manifest for linux/amd64 in the manifest list entries", PermanentComputeError),
+        (500, "invalid reference format", PermanentComputeError),
+        (400, "something else", PermanentComputeError),
         (500, 'Get "https://r/v2/x/manifests/1": no basic auth credentials', PermanentComputeError),
+        (500, "denied: requested access to the resource", PermanentComputeError),
+        (500, 'Head "https://r/v2/x/manifests/1": unauthorized: bad token', PermanentComputeError),
         (500, 'Get "https://registry-1.docker.io/v2/": dial tcp: lookup r: no such host', ComputeError),
         (500, 'Get "http://localhost:1/v2/": dial tcp 127.0.0.1:1: connect: connection refused', ComputeError),
+        (500, 'Get "https://r/v2/": dial tcp 10.0.0.1:443: connect: permission denied', ComputeError),
         (0, "toomanyrequests: You have reached your pull rate limit", ComputeError),
         (0, "unexpected EOF", ComputeError),
         (900, "Cannot connect", ComputeUnavailable),
@@ -201,13 +224,36 @@ def test_short_values_are_cut_out_only_where_they_stand_alone(secrets: list[str]
     assert faults.scrub(message, secrets=secrets) == cut
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"Status": "running"}, True),
+        ({"Status": "running", "restarts": 1}, False),
+        ({"Status": "exited"}, False),
+        ({"Status": "running", "Health": {"Status": "healthy"}, "restarts": 1}, True),
+        ({"Status": "running", "Health": {"Status": "starting"}}, False),
+        ({"Status": "running", "Health": {"Status": "unhealthy"}}, False),
+        ({"Status": "paused", "Health": {"Status": "healthy"}}, False),
+    ],
+)
+def test_what_users_may_be_relying_on(given: dict[str, Any], expected: bool) -> None:
+    assert inspected(**given).serving is expected
+
+
 def test_what_is_started_again() -> None:
     def found(*states: str) -> list[state.Found]:
         return [inspected(Status=status) for status in states]
 
     both = found("exited", "exited")
     assert state.to_revive(both) == both[:1]
-    for nothing in ([], found("exited", "running"), found("exited", "restarting"), found("created"), found("dead")):
+    for nothing in (
+        [],
+        found("exited", "running"),
+        found("exited", "restarting"),
+        found("exited", "paused"),
+        found("created"),
+        found("dead"),
+    ):
         assert state.to_revive(nothing) == []
 
 

@@ -62,7 +62,7 @@ class Engine:
             listed = await docker._query_json(  # noqa: SLF001 - containers.list() wraps every row in an object
                 "containers/json", params={"all": "true", "filters": _label_filter(labels)}
             )
-        return {row["Id"]: label_generation(row.get("Labels") or {}) for row in listed}
+        return {row["Id"]: label_generation(row["Labels"]) for row in listed}
 
     async def find(self, labels: Mapping[str, str]) -> list[Found]:
         """All with these labels, inspected, the oldest first, without those that are being removed."""
@@ -123,7 +123,7 @@ class Engine:
         """Volume name to the generation that made it."""
         async with self._calling("list volumes") as docker:
             answer = await docker._query_json("volumes", params={"filters": _label_filter(labels)})  # noqa: SLF001
-        return {row["Name"]: label_generation(row.get("Labels") or {}) for row in answer.get("Volumes") or ()}
+        return {row["Name"]: label_generation(row["Labels"]) for row in answer.get("Volumes") or ()}
 
     async def remove_volume(self, name: str) -> None:
         """Returns also where it is gone, or in use by a container that is being removed."""

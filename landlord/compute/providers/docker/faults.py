@@ -21,7 +21,7 @@ _TAKEN = re.compile(
     r"(?:Bind for|listen \w+|bind (?:host )?port(?: for)?) (?:\[.*?\]|\d+(?:\.\d+){3}|[\da-f:]+):(\d+)(?!\d)"
 )
 """Address and host port, in the wordings of the several releases of the engine."""
-_HOPELESS = ("OCI runtime create failed", "unable to find user", "no matching entries in passwd file")
+_HOPELESS = ("OCI runtime create failed", "unable to find user", "unable to find group")
 _NO_IMAGE = ("not found", "manifest unknown", "does not exist", "no matching manifest", "invalid reference format")
 _NO_ACCESS = ("unauthorized", "no basic auth credentials", "denied", "authentication required")
 
@@ -74,10 +74,11 @@ def translate_pull(*, status: int, message: str, image: str) -> ComputeError:
     lower = message.lower()
     if "toomanyrequests" in lower:
         return ComputeError(f"cannot pull image {image}: the registry's rate limit is reached")
-    if any(sign in lower for sign in _NO_ACCESS):
-        return PermanentComputeError(f"image {image} does not exist or this installation may not pull it")
     # "dial tcp: lookup …: no such host" is a registry that cannot be reached, and says nothing of the image.
-    if "dial tcp" not in lower and (status == 404 or any(sign in lower for sign in _NO_IMAGE)):
+    answered = "dial tcp" not in lower
+    if answered and any(sign in lower for sign in _NO_ACCESS):
+        return PermanentComputeError(f"image {image} does not exist or this installation may not pull it")
+    if answered and (status == 404 or any(sign in lower for sign in _NO_IMAGE)):
         return PermanentComputeError(f"image {image} does not exist")
     if status == 400:
         return PermanentComputeError(f"cannot pull image {image}: {scrub(message)}")

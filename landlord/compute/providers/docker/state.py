@@ -34,11 +34,11 @@ class Found:
 
     @property
     def generation(self) -> int:
-        return label_generation(self.data["Config"].get("Labels") or {})
+        return label_generation(self._labels)
 
     @property
     def digest(self) -> str:
-        return str((self.data["Config"].get("Labels") or {}).get(LABEL_CONFIG, ""))
+        return self._labels.get(LABEL_CONFIG, "")
 
     @property
     def state(self) -> str:
@@ -78,12 +78,18 @@ class Found:
     @property
     def restart_policy(self) -> str:
         """Its spec's. One that an older release made has no label of it and is taken at the engine's word."""
-        return str((self.data["Config"].get("Labels") or {}).get(LABEL_RESTART_POLICY) or self.policy_in_force)
+        return self._labels.get(LABEL_RESTART_POLICY) or self.policy_in_force
 
     @property
     def age(self) -> tuple[int, str]:
         """Sorts a tenant's containers from the oldest to the newest."""
         return self.generation, str(self.data.get("Created", ""))
+
+    @property
+    def _labels(self) -> Mapping[str, str]:
+        """By some of them it was found."""
+        labels: Mapping[str, str] = self.data["Config"]["Labels"]
+        return labels
 
     @property
     def needs_clock(self) -> bool:
@@ -118,7 +124,7 @@ def outputs(found: Found, *, publish_address: str, config: Mapping[str, Any], he
 def endpoints(data: Mapping[str, Any], *, publish_address: str) -> Sequence[Endpoint]:
     """Where the tenant is reached from the engine's machine, in the order of the container's ports."""
     address = _WILDCARDS.get(publish_address, publish_address)
-    names = orjson.loads((data["Config"].get("Labels") or {}).get(LABEL_PORTS) or "{}")
+    names = orjson.loads(data["Config"]["Labels"].get(LABEL_PORTS) or "{}")
     bindings = data["HostConfig"].get("PortBindings") or {}
     direct = data["HostConfig"].get("NetworkMode") == "host"
     found = []
@@ -162,13 +168,12 @@ def _judge(found: Found, *, now: datetime | None) -> tuple[ComputeState, str, st
 
 
 def _judge_running(found: Found, *, now: datetime | None, restarts: int) -> tuple[ComputeState, str, str]:
-    again = f"restarted {restarts} times, last {_exit(found.data)}" if restarts else ""
+    health = found.data["State"].get("Health") or {}
+    code = next((entry.get("ExitCode") for entry in reversed(health.get("Log") or ())), None)
     match found.checked:
         case "healthy":
             return ComputeState.RUNNING, "healthy", ""
         case "unhealthy":
-            health = found.data["State"]["Health"]
-            code = next((entry.get("ExitCode") for entry in reversed(health.get("Log") or ())), None)
             failures = health.get("FailingStreak", 0)
             return (
                 ComputeState.RUNNING,
@@ -179,8 +184,12 @@ def _judge_running(found: Found, *, now: datetime | None, restarts: int) -> tupl
             now is not None and (now - parse_time(found.data["State"]["StartedAt"])).total_seconds() >= SETTLED
         ):
             return ComputeState.RUNNING, "unchecked", ""
+        case _ if restarts:
+            return ComputeState.STARTING, "starting", f"restarted {restarts} times, last {_exit(found.data)}"
+        case _ if code:
+            return ComputeState.STARTING, "starting", f"the last health check failed (exit code {code})"
         case _:
-            return ComputeState.STARTING, "starting", again
+            return ComputeState.STARTING, "starting", ""
 
 
 def _exit(data: Mapping[str, Any]) -> str:
