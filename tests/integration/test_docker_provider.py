@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiodocker import Docker
+from aiodocker import Docker, DockerError
 from aiohttp import web  # noqa: TID251 - a registry, served by the test
 from fixtures.docker import import_image
 from fixtures.turns import Fault, Turns, proxy
@@ -35,6 +35,7 @@ from landlord.compute.provider import (
     PermanentComputeError,
 )
 from landlord.compute.providers.docker import DockerProvider, container
+from landlord.compute.providers.docker.state import Found
 from landlord.dev.docker import DockerEngine
 from landlord.settings import Settings
 from landlord.workflow import definition
@@ -169,6 +170,12 @@ async def fetch(url: str) -> int:
     return await asyncio.to_thread(get)
 
 
+async def create(provider: DockerProvider, spec: ComputeSpec) -> Found:
+    """As far as a worker gets that is killed before it starts anything."""
+    config = with_defaults(provider, spec.config)
+    return await provider._create(spec, config=config, digest=container.config_hash(config), turn=0)
+
+
 async def test_a_tenant_is_made_healthy_and_removed(provider: DockerProvider, tenant: Tenant) -> None:
     await provider.ready()
     assert (await provider.status("acme")).state is ABSENT
@@ -177,7 +184,7 @@ async def test_a_tenant_is_made_healthy_and_removed(provider: DockerProvider, te
     status = await until_serving(provider)
     assert (status.state, status.generation, status.outputs.health) == (ComputeState.RUNNING, 1, "healthy")
     (endpoint,) = status.outputs.endpoints
-    assert outputs.endpoints == [endpoint]
+    assert (outputs.endpoints, outputs.health) == ([endpoint], "starting")
     assert (endpoint.name, endpoint.address) == ("web", "127.0.0.1")
     assert await fetch(f"{endpoint.url}/healthz") == 200
     assert outputs.config["image"] == tenant.image
@@ -192,14 +199,14 @@ async def test_a_tenant_is_made_healthy_and_removed(provider: DockerProvider, te
     ]
 
     again = await provider.apply(tenant.spec(attempt=2, **config))
-    assert again.resources == outputs.resources
+    assert (again.resources, again.health) == (outputs.resources, "healthy")
     await provider.destroy("acme", generation=1)
     assert (await provider.status("acme")).state is ABSENT
     await provider.destroy("acme", generation=1)
 
 
 async def test_what_nothing_checks_is_unchecked_after_five_seconds(provider: DockerProvider, tenant: Tenant) -> None:
-    await provider.apply(tenant.spec(health_check=None))
+    assert (await provider.apply(tenant.spec(health_check=None))).health == "starting"
     began = time.monotonic()
     first = await provider.status("acme")
     assert (first.state, first.outputs.health) == (ComputeState.STARTING, "starting")
@@ -221,8 +228,7 @@ async def test_the_endpoint_stays_when_the_engine_restarts_it(provider: DockerPr
 async def test_a_container_created_by_a_killed_worker_is_adopted(make: Make, tenant: Tenant) -> None:
     killed, other = make(), make()
     spec = tenant.spec()
-    config = with_defaults(killed, spec.config)
-    created = await killed._create(spec, config=config, digest=container.config_hash(config), turn=0)
+    created = await create(killed, spec)
     assert created.data["State"]["Pid"] == 0
     assert (await other.status("acme")).state is ComputeState.STARTING
     outputs = await other.apply(spec)
@@ -251,12 +257,82 @@ async def test_workers_at_the_same_time_make_one(make: Make, tenant: Tenant) -> 
     assert (await providers[0].status("acme")).state is ABSENT
 
 
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_a_worker_that_is_late_leaves_nothing_of_an_older_generation(
+    watched: tuple[DockerProvider, Turns], provider: DockerProvider, tenant: Tenant, cancelled: bool
+) -> None:
+    late, turns = watched
+    turns.arm(at=1, fault=Fault.HOLD_REPLY, match=b"/containers/create")
+    update = asyncio.create_task(late.apply(tenant.spec(1)))
+    await turns.held.wait()
+    new = await provider.apply(tenant.spec(2))
+    if cancelled:
+        update.cancel()
+        done, _ = await asyncio.wait({update}, timeout=0.1)
+        assert not done, "what it has begun it ends"
+    turns.released.set()
+    with pytest.raises(asyncio.CancelledError if cancelled else NewerGeneration):
+        await update
+    assert await tenant.ids(provider) == [new.resources["container"]]
+
+
+async def test_a_start_whose_reply_is_lost_has_happened(watched: tuple[DockerProvider, Turns], tenant: Tenant) -> None:
+    provider, turns = watched
+    old = await provider.apply(tenant.spec(1, volumes=VOLUMES))
+    turns.arm(at=1, fault=Fault.LOSE_REPLY, match=b"/start ")
+    with pytest.raises(ComputeUnavailable, match="cannot start the container"):
+        await provider.apply(tenant.spec(2, volumes=VOLUMES))
+    _, new = await tenant.containers(provider)
+    outputs = await provider.apply(tenant.spec(2, attempt=2, volumes=VOLUMES))
+    assert turns.disarm() == 1, "neither it nor the old one is started again"
+    assert outputs.resources["container"] == new["Id"]
+    assert (await tenant.container(provider, old.resources["container"]))["State"]["Status"] == "exited"
+
+
+async def test_what_somebody_paused_is_resumed(provider: DockerProvider, tenant: Tenant) -> None:
+    outputs = await provider.apply(tenant.spec())
+    await tenant.docker.containers.container(outputs.resources["container"]).pause()
+    status = await provider.status("acme")
+    assert (status.state, status.message) == (ComputeState.STOPPED, "paused")
+    assert (await provider.apply(tenant.spec(attempt=2))).resources == outputs.resources
+    await until_serving(provider)
+
+
+async def test_what_is_removed_while_it_is_looked_at_is_absent(
+    watched: tuple[DockerProvider, Turns], tenant: Tenant
+) -> None:
+    provider, turns = watched
+    outputs = await provider.apply(tenant.spec())
+    turns.arm(at=1, fault=Fault.HOLD_REPLY, match=b"/containers/json")
+    look = asyncio.create_task(provider.status("acme"))
+    await turns.held.wait()
+    await tenant.docker.containers.container(outputs.resources["container"]).delete(force=True)
+    turns.released.set()
+    assert (await look).state is ABSENT
+
+
+async def test_a_name_that_a_container_of_somebody_else_has(provider: DockerProvider, tenant: Tenant) -> None:
+    spec = tenant.spec()
+    digest = container.config_hash(with_defaults(provider, spec.config))
+    name = container.container_name(
+        installation=provider._settings.installation, tenant_id="acme", generation=1, digest=digest
+    )
+    stranger = await tenant.docker.containers.create({"Image": tenant.image}, name=name)
+    try:
+        with pytest.raises(ComputeError, match=f"the name {name} is taken"):
+            await provider.apply(spec)
+    finally:
+        await stranger.delete()
+    assert (await provider.apply(spec)).health == "starting"
+
+
 async def test_an_update_keeps_the_old_until_the_new_serves(provider: DockerProvider, tenant: Tenant) -> None:
     old = await provider.apply(tenant.spec(1))
     await until_serving(provider)
     new = await provider.apply(tenant.spec(2, env={"TOKEN": "other"}))
     status = await provider.status("acme")
     assert status.generation == 2
+    await provider.retire("acme", generation=1)  # by a worker that is late
     assert await fetch(f"{old.endpoints[0].url}/healthz") == 200
     status = await until_serving(provider)
     await provider.retire("acme", generation=2)
@@ -307,6 +383,32 @@ async def test_the_old_is_started_again_after_a_killed_worker(
     with pytest.raises(PermanentComputeError):
         await provider.apply(tenant.spec(2, attempt=2, ports=ports, init=False, entrypoint=["/nope"]))
     assert (await until_serving(provider)).generation == 1
+
+
+async def test_of_two_that_were_replaced_the_last_is_started_again(provider: DockerProvider, tenant: Tenant) -> None:
+    config = {**shell("sleep 1000"), "volumes": VOLUMES}
+    first = await provider.apply(tenant.spec(1, **config))
+    second = await provider.apply(tenant.spec(2, **config))  # its worker was killed before it removed the first
+    with pytest.raises(PermanentComputeError):
+        await provider.apply(tenant.spec(3, **{**config, "init": False, "entrypoint": ["/nope"]}))
+    states = {one["Id"]: one["State"]["Status"] for one in await tenant.containers(provider)}
+    assert states == {first.resources["container"]: "exited", second.resources["container"]: "running"}
+
+
+@pytest.mark.parametrize(("call", "at"), [("/json", 2), ("/stop", 1)], ids=["looked at", "stopped"])
+async def test_an_old_container_that_somebody_else_removes_does_not_hinder_an_update(
+    watched: tuple[DockerProvider, Turns], tenant: Tenant, call: str, at: int
+) -> None:
+    provider, turns = watched
+    old = await provider.apply(tenant.spec(1, volumes=VOLUMES))
+    turns.arm(at=at, fault=Fault.HOLD_REPLY, match=f"/containers/{old.resources['container']}{call}".encode())
+    update = asyncio.create_task(provider.apply(tenant.spec(2, volumes=VOLUMES)))
+    await turns.held.wait()
+    await tenant.docker.containers.container(old.resources["container"]).delete(force=True)
+    turns.released.set()
+    new = await update
+    assert await tenant.ids(provider) == [new.resources["container"]]
+    await until_serving(provider)
 
 
 async def test_what_failed_stays_while_the_next_image_cannot_be_pulled(
@@ -360,6 +462,22 @@ async def test_what_a_killed_worker_stopped_is_started_again_where_nothing_new_c
         await other.apply(tenant.spec(2, ports=ports, image=NOWHERE))
     assert (await until_serving(other)).generation == 1
     assert await policy(other, tenant, old.resources["container"]) == "always"
+
+
+async def test_nothing_is_started_again_once_another_worker_is_at_a_newer_generation(
+    watched: tuple[DockerProvider, Turns], provider: DockerProvider, tenant: Tenant
+) -> None:
+    late, turns = watched
+    old = await provider.apply(tenant.spec(1, volumes=VOLUMES))
+    turns.arm(at=1, fault=Fault.HOLD_REPLY, match=b"/containers/create")
+    update = asyncio.create_task(late.apply(tenant.spec(2, volumes=VOLUMES, image=NOWHERE)))
+    await turns.held.wait()
+    await create(provider, tenant.spec(3, volumes=VOLUMES))
+    await provider._put_aside(old.resources["container"])
+    turns.released.set()
+    with pytest.raises(ComputeError, match="connection refused"):
+        await update
+    assert (await tenant.container(provider, old.resources["container"]))["State"]["Status"] == "exited"
 
 
 async def policy(provider: DockerProvider, tenant: Tenant, container_id: str) -> str:
@@ -454,6 +572,31 @@ async def test_destroy_takes_everything_up_to_its_generation(provider: DockerPro
     assert await provider._engine.volumes(owner) == {}
 
 
+async def test_the_volumes_of_an_image_go_with_their_container(provider: DockerProvider, tenant: Tenant) -> None:
+    plain = await provider.apply(tenant.spec(1))
+    image = await tenant.docker.containers.container(plain.resources["container"]).commit(changes=["VOLUME /data"])
+    try:
+        await provider.apply(tenant.spec(2, image=image["Id"]))
+        one = (await tenant.containers(provider))[-1]
+        await provider.destroy("acme", generation=2)
+        with pytest.raises(DockerError, match="no such volume"):
+            await tenant.docker.volumes.get(one["Mounts"][0]["Name"])
+    finally:
+        await tenant.docker.images.delete(image["Id"], force=True)
+
+
+async def test_nothing_is_killed_because_the_engine_was_away(
+    watched: tuple[DockerProvider, Turns], tenant: Tenant
+) -> None:
+    provider, turns = watched
+    outputs = await provider.apply(tenant.spec())
+    turns.arm(at=1, fault=Fault.KILL_BEFORE, match=b"/stop")
+    with pytest.raises(ComputeUnavailable, match="cannot stop the container"):
+        await provider.destroy("acme", generation=1)
+    one = await tenant.container(provider, outputs.resources["container"])
+    assert one["State"]["Status"] == "running", "it gets its time to stop at the next attempt"
+
+
 async def test_a_named_volume_outlives_an_update(provider: DockerProvider, tenant: Tenant) -> None:
     volumes = [{"name": "data", "target": "/data"}]
     await provider.apply(tenant.spec(1, volumes=volumes, **shell("echo kept > /data/file; sleep 1000")))
@@ -540,6 +683,25 @@ async def test_other_ports_are_tried_while_the_old_stays_stopped(
     assert await tenant.ids(provider) == [old.resources["container"], outputs.resources["container"]]
 
 
+async def test_a_late_worker_does_not_start_the_old_beside_a_newer_generation(
+    watched: tuple[DockerProvider, Turns], provider: DockerProvider, tenant: Tenant
+) -> None:
+    late, turns = watched
+    old = await provider.apply(tenant.spec(1, volumes=VOLUMES))
+    spec = tenant.spec(2, volumes=VOLUMES)
+    server = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", chosen_port(late, spec))
+    turns.arm(at=1, fault=Fault.HOLD_REPLY, match=b"/start ")
+    async with server:
+        update = asyncio.create_task(late.apply(spec))
+        await turns.held.wait()
+        new = await create(provider, tenant.spec(3, volumes=VOLUMES))
+        turns.released.set()
+        with pytest.raises(NewerGeneration):
+            await update
+    states = {one["Id"]: one["State"]["Status"] for one in await tenant.containers(provider)}
+    assert states == {old.resources["container"]: "exited", new.id: "created"}
+
+
 async def test_unhealthy(provider: DockerProvider, tenant: Tenant) -> None:
     check = {"test": f"echo {SECRET}; exit 7", "interval_seconds": 0.1, "retries": 2}
     await provider.apply(tenant.spec(**{**shell("sleep 1000"), "health_check": check}))
@@ -597,7 +759,9 @@ async def test_an_allowed_path_is_mounted(make: Make, tenant: Tenant, tmp_path: 
     assert (mount["Source"], mount["Destination"], mount["RW"]) == (str(tmp_path), "/mnt", False)
 
 
-@pytest.mark.parametrize("change", [{"user": "nobody-at-all"}, {"entrypoint": ["/nope"], "init": False}])
+@pytest.mark.parametrize(
+    "change", [{"user": "nobody-at-all"}, {"user": "0:nobody-at-all"}, {"entrypoint": ["/nope"], "init": False}]
+)
 async def test_no_value_of_the_environment_is_in_an_error(
     provider: DockerProvider, tenant: Tenant, change: dict[str, Any]
 ) -> None:
