@@ -1,12 +1,14 @@
 """Checks compute configurations against their provider's schema and rules. Pure.
 
 Messages are written from the schema, never from the configuration: values may be secrets (``env``), and a message goes
-into answers, conditions and logs. Only the names of unexpected keys are shown.
+into answers, conditions and logs. Only the names of unexpected keys are shown. What a ``pattern`` allows the schema may
+say in words, beside it, as ``x-allowed``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,7 +18,15 @@ from jsonschema_rs import ValidationErrorKind as Kind
 
 from landlord.compute.provider import ComputeProvider, ConfigFault
 
-_compiled: WeakKeyDictionary[ComputeProvider, Draft202012Validator] = WeakKeyDictionary()
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Schema:
+    validator: Draft202012Validator
+    words: Mapping[str, str]
+    """Of patterns."""
+
+
+_compiled: WeakKeyDictionary[ComputeProvider, _Schema] = WeakKeyDictionary()
 _ARTICLES = {"integer": "an integer", "array": "an array", "object": "an object", "null": "null"}
 
 
@@ -25,8 +35,9 @@ def faults(provider: ComputeProvider, config: Any) -> list[ConfigFault]:
 
     The rules see only those top-level keys in which the schema found nothing wrong.
     """
-    errors = list(_validator(provider).iter_errors(config))
-    found = [fault for error in errors for fault in _describe(error)]
+    schema = _schema(provider)
+    errors = list(schema.validator.iter_errors(config))
+    found = [fault for error in errors for fault in _describe(error, words=schema.words)]
     if isinstance(config, Mapping):
         faulty = {error.instance_path[0] for error in errors if error.instance_path}
         unknown = {name for error in errors if not error.instance_path for name in _unexpected(error)}
@@ -52,11 +63,25 @@ def pointer(parts: Iterable[str | int]) -> str:
     return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in parts)
 
 
-def _validator(provider: ComputeProvider) -> Draft202012Validator:
-    validator = _compiled.get(provider)
-    if validator is None:
-        validator = _compiled[provider] = Draft202012Validator(provider.config_schema())
-    return validator
+def _schema(provider: ComputeProvider) -> _Schema:
+    schema = _compiled.get(provider)
+    if schema is None:
+        source = provider.config_schema()
+        schema = _compiled[provider] = _Schema(validator=Draft202012Validator(source), words=dict(_words(source)))
+    return schema
+
+
+def _words(schema: Any) -> Iterator[tuple[str, str]]:
+    """Each pattern that has words, and these."""
+    if isinstance(schema, dict):
+        match schema:
+            case {"pattern": str(pattern), "x-allowed": str(words)}:
+                yield pattern, words
+        for value in schema.values():
+            yield from _words(value)
+    elif isinstance(schema, list):
+        for value in schema:
+            yield from _words(value)
 
 
 def _unexpected(error: ValidationError) -> list[str]:
@@ -67,16 +92,16 @@ def _unexpected(error: ValidationError) -> list[str]:
             return []
 
 
-def _describe(error: ValidationError) -> list[ConfigFault]:
+def _describe(error: ValidationError, *, words: Mapping[str, str]) -> list[ConfigFault]:
     """One fault for each thing wrong: unexpected and missing keys are pointed at themselves."""
     if names := _unexpected(error):
         return [ConfigFault(path=pointer([*error.instance_path, name]), message="is not allowed") for name in names]
     if isinstance(error.kind, Kind.Required):
         return [ConfigFault(path=pointer([*error.instance_path, error.kind.property]), message="is required")]
-    return [ConfigFault(path=pointer(error.instance_path), message=_message(error))]
+    return [ConfigFault(path=pointer(error.instance_path), message=_message(error, words=words))]
 
 
-def _message(error: ValidationError) -> str:
+def _message(error: ValidationError, *, words: Mapping[str, str]) -> str:
     match error.kind:
         case Kind.Type(types):
             return f"must be {_one_of([_ARTICLES.get(name, f'a {name}') for name in types])}"
@@ -109,24 +134,23 @@ def _message(error: ValidationError) -> str:
         case Kind.UniqueItems():
             return "must not have the same item twice"
         case Kind.Pattern(pattern):
-            return f"must match {pattern}"
+            return f"must be {words[pattern]}" if pattern in words else f"must match {pattern}"
         case Kind.Format(name):
             return f"must be a valid {name}"
         case Kind.PropertyNames(inner):
-            return f"has a key that is not allowed: it {_message(inner)}"
+            return f"has a key that is not allowed: it {_message(inner, words=words)}"
         case Kind.AnyOf(context) | Kind.OneOfNotValid(context):
-            return (
-                f"must be one of: {'; '.join(_branch(branch, at=pointer(error.instance_path)) for branch in context)}"
-            )
+            at = pointer(error.instance_path)
+            return f"must be one of: {'; '.join(_branch(branch, at=at, words=words) for branch in context)}"
         case Kind.OneOfMultipleValid():
             return "must be only one of the alternatives"
         case _:
             return f"is not valid (keyword {error.kind.name})"
 
 
-def _branch(errors: list[ValidationError], *, at: str) -> str:
+def _branch(errors: list[ValidationError], *, at: str, words: Mapping[str, str]) -> str:
     """What one alternative asks for; places are told from where the alternatives begin."""
-    described = [fault for error in errors for fault in _describe(error)]
+    described = [fault for error in errors for fault in _describe(error, words=words)]
     return " and ".join(f"{fault.path.removeprefix(at)} {fault.message}".strip() for fault in described)
 
 

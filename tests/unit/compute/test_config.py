@@ -78,6 +78,35 @@ def test_every_fault_is_told_at_once() -> None:
     }
 
 
+def test_what_a_text_must_be_is_said_in_words() -> None:
+    config = {
+        "image": "My Image",
+        "env": {"A B": "1", "C": "\x00"},
+        "ports": [{"container_port": 1, "scheme": "HTTP", "name": "-a"}],
+        "volumes": [{"name": "a", "target": "a"}],
+    }
+    assert found(DOCKER, config) == {
+        "/image": "must be an image reference, [registry[:port]/]name[:tag][@sha256:digest], its name in lower case",
+        "/env": "has a key that is not allowed: it must be a name without = or white space",
+        "/env/C": "must be a text without the character NUL",
+        "/ports/0/scheme": "must be the scheme of a URL in lower case, such as http",
+        "/ports/0/name": "must be up to 50 lower-case letters, digits and hyphens, with no hyphen at either end",
+        "/volumes/0/target": "must be an absolute path without a colon",
+    }
+
+
+def test_every_pattern_of_docker_is_told_in_words() -> None:
+    def wordless(schema: Any) -> list[str]:
+        if isinstance(schema, list):
+            return [each for value in schema for each in wordless(value)]
+        if not isinstance(schema, dict):
+            return []
+        own = [schema["pattern"]] if "pattern" in schema and "x-allowed" not in schema else []
+        return own + wordless(list(schema.values()))
+
+    assert wordless(DOCKER.config_schema()) == []
+
+
 def test_a_health_check_is_one_of_two_kinds() -> None:
     both = {"image": "a", "health_check": {"test": "true", "http": {"port": 1}}}
     neither: dict[str, Any] = {"image": "a", "health_check": {}}

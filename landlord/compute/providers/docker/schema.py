@@ -9,12 +9,22 @@ LONGEST_STOP = 120
 
 DEFAULTS: dict[str, Any] = {"restart_policy": "unless-stopped", "network": "bridge", "stop_timeout_seconds": 10}
 
-_IMAGE = (
+
+def _pattern(pattern: str, words: str) -> dict[str, Any]:
+    """What a text must be, for the check and for people."""
+    return {"pattern": pattern, "x-allowed": words}
+
+
+_IMAGE = _pattern(
     r"^[A-Za-z0-9][A-Za-z0-9._-]*(:[0-9]+)?(/[a-z0-9][a-z0-9._-]*)*"
-    r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[a-f0-9]{64})?$"
+    r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[a-f0-9]{64})?$",
+    "an image reference, [registry[:port]/]name[:tag][@sha256:digest], its name in lower case",
 )
-_PATH = r"^/[^\x00:]*$"
-_VOLUME = r"^[a-z0-9]([-a-z0-9]{0,48}[a-z0-9])?$"
+_PATH = _pattern(r"^/[^\x00:]*$", "an absolute path without a colon")
+_NAME = _pattern(
+    r"^[a-z0-9]([-a-z0-9]{0,48}[a-z0-9])?$",
+    "up to 50 lower-case letters, digits and hyphens, with no hyphen at either end",
+)
 
 
 def _text(description: str, **more: Any) -> dict[str, Any]:
@@ -51,9 +61,9 @@ _PORT = _object(
         "protocol": {"description": "Transport.", "enum": ["tcp", "udp"], "default": "tcp"},
         "scheme": _text(
             "What the endpoint's URL begins with, e.g. http; the transport when left out.",
-            pattern="^[a-z][a-z0-9+.-]{0,31}$",
+            **_pattern("^[a-z][a-z0-9+.-]{0,31}$", "the scheme of a URL in lower case, such as http"),
         ),
-        "name": _text("Names the endpoint; the port and transport when left out.", pattern=_VOLUME),
+        "name": _text("Names the endpoint; the port and transport when left out.", **_NAME),
     },
     "container_port",
 )
@@ -72,7 +82,14 @@ _HEALTH_CHECK = _object(
             "A GET inside the container (its image must have wget or curl and sh); a 2xx answer means healthy.",
             {
                 "port": _integer("The port asked, on 127.0.0.1 inside the container.", 1, 65535),
-                "path": _text("Path and query.", pattern="^/[A-Za-z0-9._~/%?=&+,:@-]*$", default="/"),
+                "path": _text(
+                    "Path and query.",
+                    **_pattern(
+                        "^/[A-Za-z0-9._~/%?=&+,:@-]*$",
+                        "a path that begins with /, of letters, digits and ._~/%?=&+,:@-",
+                    ),
+                    default="/",
+                ),
             },
             "port",
         ),
@@ -91,9 +108,9 @@ _VOLUMES = {
     "items": _object(
         "Either `name` or `source`.",
         {
-            "name": _text("A volume of this tenant, made when absent.", pattern=_VOLUME),
-            "source": _text("A path of the host; only below what the installation allows.", pattern=_PATH),
-            "target": _text("Where in the container.", pattern=_PATH),
+            "name": _text("A volume of this tenant, made when absent.", **_NAME),
+            "source": _text("A path of the host; only below what the installation allows.", **_PATH),
+            "target": _text("Where in the container.", **_PATH),
             "read_only": _flag("Whether the tenant may only read it."),
         },
         "target",
@@ -107,14 +124,18 @@ SCHEMA: dict[str, Any] = {
     **_object(
         "One tenant as one container of the installation's Docker engine.",
         {
-            "image": _text("The image's reference; pulled when the engine does not have it.", pattern=_IMAGE),
+            "image": _text("The image's reference; pulled when the engine does not have it.", **_IMAGE),
             "command": _texts("Arguments; the image's own when left out."),
             "entrypoint": _texts("The program; the image's own when left out.", minItems=1),
             "env": {
                 "description": "Environment variables by name.",
                 "type": "object",
-                "propertyNames": {"pattern": r"^[^=\x00\s]+$", "maxLength": 256},
-                "additionalProperties": {"type": "string", "maxLength": 32768, "pattern": r"^[^\x00]*$"},
+                "propertyNames": {**_pattern(r"^[^=\x00\s]+$", "a name without = or white space"), "maxLength": 256},
+                "additionalProperties": {
+                    "type": "string",
+                    "maxLength": 32768,
+                    **_pattern(r"^[^\x00]*$", "a text without the character NUL"),
+                },
                 "maxProperties": 512,
             },
             "ports": {"description": "What is published.", "type": "array", "items": _PORT, "maxItems": 64},
@@ -141,7 +162,7 @@ SCHEMA: dict[str, Any] = {
             "init": _flag("Whether an init process forwards signals and reaps children."),
             "network": _text(
                 "bridge, none, or what the installation allows: host, or a network of the engine.",
-                pattern="^[A-Za-z0-9][A-Za-z0-9_.-]*$",
+                **_pattern("^[A-Za-z0-9][A-Za-z0-9_.-]*$", "a name of letters, digits and _.-"),
                 default=DEFAULTS["network"],
             ),
             "volumes": _VOLUMES,
@@ -152,14 +173,15 @@ SCHEMA: dict[str, Any] = {
                 "items": _object(
                     "One directory.",
                     {
-                        "target": _text("Where in the container.", pattern=_PATH),
+                        "target": _text("Where in the container.", **_PATH),
                         "size_mb": _integer("Its limit in MiB; half of the memory when left out.", 1, 1_048_576),
                     },
                     "target",
                 ),
             },
             "user": _text(
-                "User or uid, optionally with :group; the image's own when left out.", pattern=r"^[^\x00\s]+$"
+                "User or uid, optionally with :group; the image's own when left out.",
+                **_pattern(r"^[^\x00\s]+$", "a text without white space"),
             ),
             "read_only": _flag("Whether the container's own file system is read-only."),
             "privileged": _flag("Full access to the host; only where the installation allows it."),
