@@ -411,6 +411,21 @@ async def test_an_old_container_that_somebody_else_removes_does_not_hinder_an_up
     await until_serving(provider)
 
 
+async def test_an_old_container_that_cannot_be_started_again_does_not_hide_why_the_new_one_did_not_start(
+    watched: tuple[DockerProvider, Turns], tenant: Tenant
+) -> None:
+    provider, turns = watched
+    old = await provider.apply(tenant.spec(1, volumes=VOLUMES))
+    turns.arm(at=1, fault=Fault.HOLD_REPLY, match=b"/stop")
+    spec = tenant.spec(2, volumes=VOLUMES, init=False, entrypoint=["/nope"])
+    update = asyncio.create_task(provider.apply(spec))
+    await turns.held.wait()
+    await tenant.docker.containers.container(old.resources["container"]).delete(force=True)
+    turns.released.set()
+    with pytest.raises(PermanentComputeError, match="no such file"):
+        await update
+
+
 async def test_what_failed_stays_while_the_next_image_cannot_be_pulled(
     provider: DockerProvider, tenant: Tenant, free_port: int
 ) -> None:

@@ -178,6 +178,7 @@ def test_which_port_is_taken(message: str, port: int | None) -> None:
     [
         (404, "manifest for x:1 not found: manifest unknown: manifest unknown", PermanentComputeError),
         (404, "pull access denied for x, repository does not exist", PermanentComputeError),
+        (500, "docker.io/library/x:1: not found", PermanentComputeError),
         (500, "manifest unknown: OCI index not in the registry", PermanentComputeError),
         (500, "no matching manifest for linux/amd64 in the manifest list entries", PermanentComputeError),
         (500, "invalid reference format", PermanentComputeError),
