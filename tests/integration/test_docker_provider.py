@@ -190,7 +190,7 @@ async def test_a_tenant_is_made_healthy_and_removed(provider: DockerProvider, te
     assert outputs.config["image"] == tenant.image
 
     (inspected,) = await tenant.containers(provider)
-    assert outputs.resources["container"] == inspected["Id"]
+    assert outputs.resources == {"container": inspected["Id"], "image": inspected["Image"]}
     assert inspected["HostConfig"]["NanoCpus"] == 500_000_000
     assert inspected["HostConfig"]["Memory"] == 32 * 2**20
     assert inspected["Config"]["Labels"]["team"] == "a"
@@ -479,20 +479,27 @@ async def test_what_a_killed_worker_stopped_is_started_again_where_nothing_new_c
     assert await policy(other, tenant, old.resources["container"]) == "always"
 
 
-async def test_nothing_is_started_again_once_another_worker_is_at_a_newer_generation(
-    watched: tuple[DockerProvider, Turns], provider: DockerProvider, tenant: Tenant
+@pytest.mark.parametrize("generation", [2, 3], ids=["the same generation", "a newer generation"])
+async def test_nothing_is_started_again_once_another_worker_is_at_it(
+    watched: tuple[DockerProvider, Turns], provider: DockerProvider, tenant: Tenant, generation: int
 ) -> None:
     late, turns = watched
+    repository = f"127.0.0.1:1/{uuid.uuid4().hex}"
+    config = {"volumes": VOLUMES, "image": f"{repository}:1"}
     old = await provider.apply(tenant.spec(1, volumes=VOLUMES))
     turns.arm(at=1, fault=Fault.HOLD_REPLY, match=b"/containers/create")
-    update = asyncio.create_task(late.apply(tenant.spec(2, volumes=VOLUMES, image=NOWHERE)))
+    update = asyncio.create_task(late.apply(tenant.spec(2, **config)))
     await turns.held.wait()
-    await create(provider, tenant.spec(3, volumes=VOLUMES))
-    await provider._put_aside(old.resources["container"])
-    turns.released.set()
-    with pytest.raises(ComputeError, match="connection refused"):
-        await update
-    assert (await tenant.container(provider, old.resources["container"]))["State"]["Status"] == "exited"
+    await tenant.docker.images.tag(tenant.image, repo=repository, tag="1")
+    try:
+        await create(provider, tenant.spec(generation, **config))
+        await provider._put_aside(old.resources["container"])
+        turns.released.set()
+        with pytest.raises(ComputeError, match="connection refused"):
+            await update
+        assert (await tenant.container(provider, old.resources["container"]))["State"]["Status"] == "exited"
+    finally:
+        await tenant.docker.images.delete(f"{repository}:1", force=True)
 
 
 async def policy(provider: DockerProvider, tenant: Tenant, container_id: str) -> str:
@@ -775,13 +782,20 @@ async def test_an_allowed_path_is_mounted(make: Make, tenant: Tenant, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "change", [{"user": "nobody-at-all"}, {"user": "0:nobody-at-all"}, {"entrypoint": ["/nope"], "init": False}]
+    "change",
+    [
+        {"user": "nobody-at-all"},
+        {"user": "0:nobody-at-all"},
+        {"tmpfs": [{"target": "/proc/nobody-at-all"}]},
+        {"entrypoint": ["/nope"], "init": False},
+    ],
+    ids=["user", "group", "mount", "program"],
 )
 async def test_no_value_of_the_environment_is_in_an_error(
     provider: DockerProvider, tenant: Tenant, change: dict[str, Any]
 ) -> None:
-    # The engine quotes the name of a program or user; here that is at the same time a secret.
-    secret = "nobody-at-all" if "user" in change else "/nope"
+    # The engine quotes the name of a user, directory or program; here that is at the same time a secret.
+    secret = "/nope" if "entrypoint" in change else "nobody-at-all"
     with pytest.raises(PermanentComputeError) as caught:
         await provider.apply(tenant.spec(**{**change, "env": {"TOKEN": secret}}))
     assert secret not in str(caught.value)
