@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -185,13 +186,15 @@ class DockerEngine:
 
 
 async def _remove_interfaces(numbers: Container[int]) -> None:
-    """Bridges in the ranges of these engines: they outlive what is killed."""
-    output = await asyncio.to_thread(subprocess.run, ["ip", "-json", "-4", "addr"], capture_output=True, check=True)
+    """Bridges in the ranges of these engines: they outlive what is killed. Their own may have no address yet."""
+    output = await asyncio.to_thread(subprocess.run, ["ip", "-json", "addr"], capture_output=True, check=True)
     for interface in json.loads(output.stdout):
-        for address in interface.get("addr_info", []):
-            first, second, *_ = map(int, address["local"].split("."))
-            if first == 10 and second - _FIRST_NETWORK in numbers:
-                await run(["ip", "link", "delete", interface["ifname"]], name="ip")
+        name = interface["ifname"]
+        addresses = [each["local"] for each in interface.get("addr_info", []) if each["family"] == "inet"]
+        own = [int(number) for number in re.findall(r"^landlord(\d+)$", name)]
+        own += [int(local.split(".")[1]) - _FIRST_NETWORK for local in addresses if local.startswith("10.")]
+        if any(number in numbers for number in own):
+            await run(["ip", "link", "delete", name], name="ip")
 
 
 def _remove_groups(name: str) -> None:

@@ -108,6 +108,16 @@ async def test_an_engine_pulls_from_the_registry(docker_host: str, absent_image:
         assert absent_image in (await client.images.inspect(absent_image))["RepoTags"]
 
 
+async def test_a_bridge_whose_launcher_was_killed_before_it_had_an_address_does_not_hinder_an_engine(
+    own_docker: DockerEngine,
+) -> None:
+    await own_docker.kill()
+    child = await asyncio.create_subprocess_exec("ip", "link", "add", own_docker._bridge, "type", "bridge")
+    assert await child.wait() == 0
+    await own_docker.start()
+    assert await docker.ask(own_docker.host) is not None
+
+
 async def test_a_killed_engine_takes_its_containers_along_and_comes_back_with_them(own_docker: DockerEngine) -> None:
     image = await import_image(own_docker.host)
     ports = {"ExposedPorts": {"8080/tcp": {}}}
