@@ -53,11 +53,7 @@ class KeyedQueue(Generic[Key]):
         """Look at this in so many seconds, unless it is put before."""
         if key in self._timers or key in self._ready:
             return
-        self._timers[key] = asyncio.get_running_loop().call_later(seconds, self._due, key)
-
-    def _due(self, key: Key) -> None:
-        self._timers.pop(key, None)
-        self.put(key)
+        self._timers[key] = asyncio.get_running_loop().call_later(seconds, self.put, key)
 
     def _wake(self) -> None:
         while self._waiters:
@@ -88,13 +84,7 @@ class KeyedQueue(Generic[Key]):
         """
         while True:
             key = await self._get()
-            try:
-                succeeded = await look(key)
-            except BaseException:
-                self._busy.discard(key)
-                self._ready[key] = None
-                raise
-            if succeeded:
+            if await look(key):
                 self._failures.pop(key, None)
             else:
                 failures = self._failures[key] = self._failures.get(key, 0) + 1
