@@ -264,7 +264,6 @@ def undisputed(tenant: Tenant, resource: Resource) -> bool:
         and not resource.terminating
         and tenant.resource_uid in (None, resource.uid)
         and resource.generation >= (tenant.resource_generation or 0)
-        and resource.recorded_generation <= tenant.generation
         and not is_edit(tenant, resource)
         and mirror_patch(tenant, resource) is None
     )

@@ -6,15 +6,16 @@ import copy
 import dataclasses
 import uuid
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from landlord import canonical, mirror
-from landlord.kubernetes import WRITER
+from landlord.kubernetes import WRITER, TenantResources
 from landlord.mirror import FINALIZER, INCARNATION, LATE, STAMP, Owner, Resource, Stamp
 from landlord.tenants.model import Action, DeletionPolicy, Door, Execution, Snapshot, Stalled, Status, Tenant
 from landlord.workflow.provider import ExecutionState, WorkflowFailure
@@ -158,7 +159,9 @@ def test_a_copied_stamp_describes_only_what_the_row_is_bound_to(uid: str | None,
     copied = resource(annotations={INCARNATION: LIFE, **MIRRORED}, stampers=frozenset({"kubectl"}))
     assert copied.described
     assert mirror.is_edit(row, copied) is edit
-    assert not mirror.is_edit(row, dataclasses.replace(copied, stampers=frozenset({"kubectl", WRITER})))
+    signed = dataclasses.replace(copied, stampers=frozenset({"kubectl", WRITER}))
+    assert not mirror.is_edit(row, signed)
+    assert mirror.is_edit(row, dataclasses.replace(signed, generation=2)), "edited since, whoever has stamped it"
 
 
 def test_integral_floats_are_written_as_integers() -> None:
@@ -267,6 +270,7 @@ def test_a_resource_is_bound_where_the_row_knows_another_or_one_was_restored(
         (tenant(detached=True), MIRROR, False),
         (tenant(resource_generation=2), MIRROR, False),
         (tenant(generation=2), MIRROR, False),
+        (tenant(resource_uid=None), dataclasses.replace(MIRROR, stampers=frozenset({"kubectl"})), False),
     ],
 )
 def test_whatever_else_may_be_to_write_needs_a_fresh_look(row: Tenant, found: Resource, undisputed: bool) -> None:
@@ -339,6 +343,7 @@ def message(written: dict[str, Any], kind: str) -> str:
         ({"status": Status.FAILED}, ("False", "Failed")),
         ({"status": Status.UPDATING}, ("False", "Updating")),
         ({"status": Status.DELETING}, ("False", "Deleting")),
+        ({"status": Status.REQUESTED}, ("False", "Requested")),
         ({"status": Status.REQUESTED, "paused": True}, ("False", "Paused")),
         ({"stalled": Stalled.RECORD_BEHIND}, ("False", "RecordBehind")),
     ],
@@ -353,7 +358,7 @@ BROKEN = {"state": ExecutionState.FAILED, "ended_at": NOW, "error": {"code": "Fu
 @pytest.mark.parametrize(
     ("changes", "head", "retries", "error"),
     [
-        ({"status": Status.PROVISIONING}, run(), 0, None),
+        ({"status": Status.PROVISIONING, "status_message": "no room"}, run(), 0, None),
         # Each failure has left its word in the record; the run that waits to try again has none of its own.
         (
             {"status": Status.PROVISIONING, "attempts": 2, "status_message": "provision: no room"},
@@ -362,7 +367,12 @@ BROKEN = {"state": ExecutionState.FAILED, "ended_at": NOW, "error": {"code": "Fu
             "provision: no room",
         ),
         ({"status": Status.PROVISIONING}, run(state=ExecutionState.RETRYING, engine_attempt=4), 3, None),
-        ({"status": Status.READY}, run(attempt=2, state=ExecutionState.SUCCEEDED, ended_at=NOW), 1, None),
+        (
+            {"status": Status.READY, "status_message": "no room"},
+            run(attempt=2, state=ExecutionState.SUCCEEDED, ended_at=NOW),
+            1,
+            None,
+        ),
         ({"status": Status.FAILED, "attempts": 5}, run(attempt=5, **BROKEN), 4, "no room"),
     ],
 )
@@ -407,6 +417,7 @@ NOTHING = ("False", "Progressing")
         ({"status": Status.UPDATING, "paused": True, "workflow_execution_id": "x"}, ("True", "Updating"), NOTHING),
         ({"status": Status.DELETING, "paused": True}, ("True", "Deleting"), NOTHING),
         ({"status": Status.FAILED}, ("False", "Idle"), ("True", "Failed")),
+        ({"status": Status.FAILED, "observed_generation": 2}, ("False", "Idle"), ("True", "Failed")),
         ({"status": Status.UPDATING, "stalled": Stalled.ENGINE_PAUSED}, ("True", "Updating"), ("True", "EnginePaused")),
         ({"status": Status.UPDATING, "stalled": Stalled.RECORD_BEHIND}, ("False", "Idle"), ("True", "RecordBehind")),
         ({"status": Status.DELETING, "stalled": Stalled.RECORD_BEHIND}, ("True", "Deleting"), ("True", "RecordBehind")),
@@ -501,6 +512,24 @@ def test_nothing_is_written_twice_and_times_stay() -> None:
     assert status.patch(resource(status=first), status.of_record(later, resource(status=first), refusal=None)) is None
 
 
+def test_every_field_is_written_and_each_alone_is_reason_enough() -> None:
+    endpoint = {"name": "http", "protocol": "tcp", "address": "::1", "port": 80, "url": "http://[::1]:80"}
+    head = run(attempt=2, sent_at=None, not_before=LATER)
+    row = {**UNDER_WAY, "workflow_execution_id": head.execution_id, "status_message": "no room"}
+    observed = {"endpoints": [{**endpoint, "name": None, "secret": "x"}, endpoint, "odd"]}
+    told = status.of_record(snapshot(head, **row, observed_config=observed), resource(), refusal=None)
+    assert set(told) == {"phase", "observedGeneration", "recordGeneration", "workflow", "endpoints", "conditions"}
+    assert set(told["workflow"]) == {"executionId", "action", "state", "retries", "lastError", "nextCheckAt"}
+    assert told["endpoints"] == [{name: endpoint[name] for name in endpoint if name != "name"}, endpoint]
+    body = status.patch(resource(), told)
+    assert body is not None
+    assert body["status"] == told
+    for name in told:
+        less = {each: value for each, value in told.items() if each != name}
+        assert status.patch(resource(status=less), told) == body
+    assert status.patch(resource(status={**told, "older": 1}), told) == {**body, "status": {**told, "older": None}}
+
+
 def test_what_is_gone_is_taken_out_of_the_status() -> None:
     before = status.of_record(
         snapshot(observed_config={"endpoints": [{"name": "http", "port": 80}]}), resource(), refusal=None
@@ -525,3 +554,35 @@ def test_events_of_transitions_only() -> None:
     assert list(events.transitions(after, before)) == []
     assert list(events.transitions(after, after)) == []
     assert [(each.reason, each.normal) for each in events.transitions(after, failed)] == [("Failed", False)]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ({"status": Status.UPDATING}, {"stalled": Stalled.ENGINE_PAUSED}, [("EnginePaused", False)]),
+        ({"stalled": Stalled.ENGINE_PAUSED}, {"stalled": Stalled.ENGINE_PAUSED}, []),
+        ({"stalled": Stalled.ENGINE_PAUSED}, {"stalled": Stalled.DEADLINE_EXCEEDED}, [("DeadlineExceeded", False)]),
+        ({"stalled": Stalled.ENGINE_PAUSED}, {}, []),
+        ({}, {"stalled": Stalled.RECORD_BEHIND}, [("RecordBehind", False)]),
+        ({}, {"status": Status.DELETING}, [("Deleting", True)]),
+        ({}, {"observed_generation": 2, "paused": True, "status": Status.READY}, [("Paused", True)]),
+        ({}, {"observed_generation": 2, "status": Status.READY}, []),
+    ],
+)
+def test_what_an_event_tells(before: dict[str, Any], after: dict[str, Any], told: list[tuple[str, bool]]) -> None:
+    earlier, later = (
+        status.of_record(snapshot(**{"status": Status.UPDATING, **each}), resource(), refusal=None)
+        for each in (before, after)
+    )
+    assert [(each.reason, each.normal) for each in events.transitions(earlier, later)] == told
+
+
+def test_events_that_are_too_many_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The status that they tell of has been written."""
+    monkeypatch.setattr(events, "WAITING", 1)
+    recorder = events.Recorder(cast(TenantResources, None))
+    after = status.of_record(snapshot(), resource(), refusal=None)
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(2):
+            recorder.tell(resource(), before={}, after=after)
+    assert [each["error"] for each in logs] == ["too many"]
