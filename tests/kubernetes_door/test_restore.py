@@ -14,8 +14,9 @@ from landlord import mirror
 from landlord.database.statement import Statement
 from landlord.kubernetes import Conflict
 from landlord.mirror import FINALIZER
-from landlord.tenants.commands import Edit, Replace
+from landlord.tenants.commands import Create, Delete, Edit, Replace, Request
 from landlord.tenants.model import Door, Stalled, Status
+from landlord.tenants.service import Answer
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -65,6 +66,45 @@ async def test_two_operators_reading_the_same_edit(landlord: Landlord) -> None:
     assert (await landlord.record()).generation == 2
 
 
+async def test_mirror_that_another_makes_meanwhile_is_the_one(
+    landlord: Landlord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another operator, or the API."""
+    create = landlord.resources.create
+
+    async def second(namespace: str, body: dict[str, Any]) -> dict[str, Any]:
+        await create(namespace, body)
+        return await create(namespace, body)
+
+    monkeypatch.setattr(landlord.resources, "create", second)
+    await landlord.rest(Create(compute_config={"size": 1}))
+    await landlord.reconcile()
+    await landlord.look()
+    assert await landlord.condition() == ("True", "Ready")
+    assert (await landlord.record()).resource_uid == (await landlord.there()).uid
+
+
+async def test_tenant_that_another_operator_deletes_meanwhile_gets_no_mirror(
+    landlord: Landlord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its row was read before, its resource afterwards."""
+    await ready(landlord)
+    get = landlord.resources.get
+
+    async def late(namespace: str, name: str) -> dict[str, Any]:
+        monkeypatch.setattr(landlord.resources, "get", get)
+        await landlord.rest(Delete())
+        await landlord.reconcile()
+        await landlord.look()
+        return await get(namespace, name)
+
+    monkeypatch.setattr(landlord.resources, "get", late)
+    made = landlord.resources.writes.total()
+    await landlord.look()
+    assert await landlord.resource() is None
+    assert landlord.resources.writes.total() == made + 2, "the resource was deleted and released; none was made"
+
+
 async def test_slow_operator_does_not_write_over_what_came_after(landlord: Landlord) -> None:
     """It has read row and edit; another ingests the edit; REST changes the record; then it goes on."""
     await ready(landlord)
@@ -75,6 +115,29 @@ async def test_slow_operator_does_not_write_over_what_came_after(landlord: Landl
     await landlord.sides().submit(row, resource, edit({"size": 2}, resource))
     assert (await landlord.record()).compute_config == {"size": 3}
     assert await edits(landlord) == 2
+
+
+async def test_edit_read_before_a_later_one_was_taken_is_not_taken_over_it(
+    landlord: Landlord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The row is read before the resource and after it, and has to stand still meanwhile."""
+    await ready(landlord)
+    await landlord.merge({"spec": {"computeConfig": {"size": 2}}})
+    get = landlord.resources.get
+
+    async def late(namespace: str, name: str) -> dict[str, Any]:
+        monkeypatch.setattr(landlord.resources, "get", get)
+        found = await get(namespace, name)
+        await landlord.look()
+        await landlord.merge({"spec": {"computeConfig": {"size": 3}}})
+        await landlord.look()
+        return found
+
+    monkeypatch.setattr(landlord.resources, "get", late)
+    await landlord.look()
+    assert (await landlord.record()).compute_config == {"size": 3}
+    assert await edits(landlord) == 3, "the create and two edits"
+    assert (await landlord.there()).spec["computeConfig"] == {"size": 3}
 
 
 async def test_crash_between_ingest_and_stamp(landlord: Landlord) -> None:
@@ -232,13 +295,19 @@ async def test_row_restored_to_an_earlier_life_does_not_delete_the_later_ones_re
     assert record.generation == later.recorded_generation
 
 
-async def test_finalizer_is_there_before_an_ingest_commits(landlord: Landlord) -> None:
-    """A crash right after the finalizer leaves a resource that is deleted without any trace but a delete run."""
+async def test_finalizer_is_there_before_an_ingest_commits(landlord: Landlord, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash right after the commit leaves nothing whose deletion nobody would see."""
+    service, held = landlord.installation.service, []
+    submit = service.submit
+
+    async def submitted(request: Request) -> Answer:
+        held.append((await landlord.there()).finalizers)
+        return await submit(request)
+
+    monkeypatch.setattr(service, "submit", submitted)
     await landlord.apply({"size": 1})
-    resource = await landlord.there()
-    await landlord.resources.patch(landlord.namespace, landlord.name, mirror.hold_patch(resource))
-    assert (await landlord.there()).finalizers == (FINALIZER,)
     await landlord.look()
+    assert held == [(FINALIZER,)]
     assert (await landlord.record()).status is Status.PLANNING
 
 
