@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 from kubernetes_door.harness import Landlord
@@ -311,19 +313,24 @@ async def test_events_tell_transitions_only(landlord: Landlord) -> None:
         await landlord.merge({"spec": {"computeConfig": {"delay_seconds": "x"}}})
         await landlord.until_reason("InvalidSpec")
 
+        told_of = "{.type} {.reason} {.involvedObject.kind} {.involvedObject.name} {.involvedObject.uid}"
+        listed = f'jsonpath={{range .items[*]}}{told_of}{{"\\n"}}{{end}}'
+
         async def told() -> list[str]:
-            return sorted((await landlord.kubectl("get", "events", "-o", "jsonpath={.items[*].reason}")).split())
+            return sorted((await landlord.kubectl("get", "events", "-o", listed)).splitlines())
 
         async def both() -> bool:
             return len(await told()) >= 2
 
         await landlord.until(both)
         await asyncio.sleep(0.5)  # for what should not come
-        assert await told() == ["InvalidSpec", "Ready"]
+        whom = f"Tenant {landlord.name} {(await landlord.there()).uid}"
+        assert await told() == [f"Normal Ready {whom}", f"Warning InvalidSpec {whom}"]
 
 
-async def test_what_is_over_is_forgotten(landlord: Landlord) -> None:
-    """Or an operator would remember every tenant there ever was."""
+@asynccontextmanager
+async def unwatched(landlord: Landlord) -> AsyncIterator[tuple[Passes, Resync]]:
+    """An operator that neither watch nor NOTIFY tells anything."""
 
     async def returned() -> None:
         pytest.fail("it was never away")
@@ -334,6 +341,14 @@ async def test_what_is_over_is_forgotten(landlord: Landlord) -> None:
     resync = Resync(repository=repository, resources=landlord.resources, passes=passes, gate=gate, interval=300)
     async with asyncio.TaskGroup() as group:
         running = [group.create_task(part.run()) for part in (gate, passes, resync)]
+        yield passes, resync
+        for each in running:
+            each.cancel()
+
+
+async def test_what_is_over_is_forgotten(landlord: Landlord) -> None:
+    """Or an operator would remember every tenant there ever was."""
+    async with unwatched(landlord) as (passes, resync):
         await landlord.rest(Create(compute_config={}))
         await landlord.reconcile()
 
@@ -353,8 +368,32 @@ async def test_what_is_over_is_forgotten(landlord: Landlord) -> None:
             return not passes.is_left(landlord.name, revision=revision)
 
         await landlord.until(forgotten)
-        for each in running:
-            each.cancel()
+
+
+async def test_resync_repairs_what_watch_and_notify_have_missed(landlord: Landlord) -> None:
+    async with unwatched(landlord) as (passes, resync):
+        await landlord.apply({"size": 1})
+        resync.soon()
+
+        async def taken() -> bool:
+            return await landlord.row() is not None
+
+        await landlord.until(taken)
+        await landlord.reconcile()
+        resync.soon()
+        await landlord.until_ready()
+
+        async def left() -> bool:
+            return passes.is_left(landlord.name, revision=(await landlord.record()).revision)
+
+        await landlord.until(left)
+        await landlord.vanish()
+        resync.soon()
+
+        async def anew() -> bool:
+            return await landlord.resource() is not None
+
+        await landlord.until(anew)
 
 
 async def test_deletion_missed_while_the_operator_was_away(landlord: Landlord) -> None:

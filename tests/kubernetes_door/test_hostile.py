@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import kopf
 import pytest
-from kubernetes_door.harness import Landlord
+from kubernetes_door.harness import SECONDS, Landlord
 
 from landlord import canonical
+from landlord.database.engine import DatabaseUnavailable
 from landlord.kubernetes import API_VERSION
-from landlord.tenants.model import Status
+from landlord.tenants.model import Snapshot, Status
 from landlord_operator.operator import Operator
+from landlord_operator.watch import WatchStuck
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -120,6 +124,52 @@ async def test_operator_outlives_an_error_that_nobody_has_thought_of(
         await landlord.apply({"size": 9})
         await landlord.until_ready()
         assert (await landlord.record()).compute_config == {"size": 9}
+
+
+@pytest.mark.parametrize("error", [RuntimeError, DatabaseUnavailable])
+async def test_a_look_that_fails_is_taken_again_and_delays_no_other(
+    landlord: Landlord, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    poisoned, other, broken = landlord.name, landlord.name + "-other", True
+    load = landlord.installation.repository.load
+
+    async def loaded(name: str) -> Snapshot:
+        if broken and name == poisoned:
+            raise error(name)
+        return await load(name)
+
+    monkeypatch.setattr(landlord.installation.repository, "load", loaded)
+    async with landlord.operator():
+        await landlord.apply({"size": 1})
+        landlord.name = other
+        await landlord.apply({"size": 2})
+        await landlord.until_ready()
+        landlord.name = poisoned
+        assert (await landlord.there()).status == {}
+        broken = False
+        await landlord.until_ready()
+
+
+async def test_operator_whose_watch_hangs_ends_to_be_started_anew(
+    landlord: Landlord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What hangs in a thread cannot be ended, and sees no resource any more."""
+    monkeypatch.setattr("landlord_operator.watch.STUCK", 1)
+    monkeypatch.setattr("landlord_operator.watch.BEAT", 0.1)
+    monkeypatch.setattr("landlord_operator.watch.JOIN", 0.1)
+    freed = threading.Event()
+    hung = SimpleNamespace(watched=lambda *_, **__: freed.wait())
+    monkeypatch.setattr("landlord_operator.handlers.Sighting", hung)
+    operator = Operator(installation=landlord.installation, resources=landlord.resources)
+    await landlord.apply({"size": 1})
+    try:
+        async with asyncio.timeout(SECONDS):
+            with pytest.raises(ExceptionGroup) as raised:
+                await operator.run()
+        assert raised.group_contains(WatchStuck)
+        assert "has not moved" in str(await operator.checks["watch"]())
+    finally:
+        freed.set()
 
 
 async def test_operator_outlives_a_loop_that_was_held_up(landlord: Landlord, monkeypatch: pytest.MonkeyPatch) -> None:
