@@ -12,7 +12,7 @@ import structlog
 from kubernetes_door.harness import Landlord
 from kubernetes_door.test_ownership import ready
 
-from landlord.kubernetes import Conflict, Unavailable
+from landlord.kubernetes import Conflict, Forbidden, KubernetesError, Unavailable
 from landlord.mirror import FINALIZER
 from landlord.tenants.commands import Create, Replace
 from landlord.tenants.model import Status
@@ -20,11 +20,12 @@ from landlord.tenants.model import Status
 pytestmark = pytest.mark.timeout(120)
 
 REGISTRATION = "admissionregistration.k8s.io/v1"
+BELOW = "object.spec.computeConfig.size < 3"
 TENANTS = {"apiGroups": ["landlord.dev"], "apiVersions": ["*"], "resources": ["tenants"]}
 
 
 @asynccontextmanager
-async def policy(landlord: Landlord, *, expression: str, refused: dict[str, Any]) -> AsyncIterator[None]:
+async def policy(landlord: Landlord, *, expression: str, reason: str, refused: dict[str, Any]) -> AsyncIterator[None]:
     """What administrators demand of every ``Tenant`` that is written; ``refused`` is a configuration that is not so."""
 
     async def refuses() -> bool:
@@ -33,7 +34,8 @@ async def policy(landlord: Landlord, *, expression: str, refused: dict[str, Any]
 
     rules = [{**TENANTS, "operations": ["CREATE", "UPDATE"]}]
     name = landlord.name
-    spec = {"matchConstraints": {"resourceRules": rules}, "validations": [{"expression": expression}]}
+    demanded = {"expression": expression, "reason": reason}
+    spec = {"matchConstraints": {"resourceRules": rules}, "validations": [demanded]}
     bound = {"policyName": name, "validationActions": ["Deny"]}
     parts = {"ValidatingAdmissionPolicy": spec, "ValidatingAdmissionPolicyBinding": bound}
     for kind, each in parts.items():
@@ -47,14 +49,17 @@ async def policy(landlord: Landlord, *, expression: str, refused: dict[str, Any]
             await landlord.kubectl("delete", kind, name)
 
 
-async def test_policy_against_the_records_spec_does_not_leave_the_resource_ready(landlord: Landlord) -> None:
+@pytest.mark.parametrize(("reason", "error"), [("Invalid", Conflict), ("Forbidden", Forbidden)])
+async def test_policy_against_the_records_spec_does_not_leave_the_resource_ready(
+    landlord: Landlord, reason: str, error: type[KubernetesError]
+) -> None:
     """REST knows nothing of the cluster's policies: the record goes on, and the resource cannot."""
     await ready(landlord)
-    async with policy(landlord, expression="object.spec.computeConfig.size < 3", refused={"size": 3}):
+    async with policy(landlord, expression=BELOW, reason=reason, refused={"size": 3}):
         await landlord.rest(Replace(compute_config={"size": 4}))
         await landlord.reconcile()
         for _ in range(2):
-            with pytest.raises(Conflict):
+            with pytest.raises(error):
                 await landlord.look()
         resource = await landlord.there()
         assert resource.spec["computeConfig"] == {"size": 1}
@@ -62,7 +67,7 @@ async def test_policy_against_the_records_spec_does_not_leave_the_resource_ready
         assert await landlord.condition("Stalled") == ("True", "WriteRefused")
         assert (resource.status["phase"], resource.status["recordGeneration"]) == ("ready", 2)
         writes = landlord.resources.writes.total()
-        with pytest.raises(Conflict):
+        with pytest.raises(error):
             await landlord.look()
         assert landlord.resources.writes.total() == writes, "it is told once"
     async with landlord.operator():

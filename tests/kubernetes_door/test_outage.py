@@ -9,6 +9,7 @@ import pytest
 import yaml
 from fixtures.kubernetes import CRD, apply_crd
 from kubernetes_door.harness import Landlord
+from kubernetes_door.test_restore import lose
 
 from landlord import mirror
 from landlord.dev import definition
@@ -110,6 +111,19 @@ async def test_definition_deleted_destroys_no_tenant(landlord: Landlord) -> None
     record = await landlord.record()
     assert (record.status, record.generation) == (Status.READY, 1)
     assert not any(run.execution_id.endswith("-delete") for run in landlord.engine.requests)
+
+    # Nor what lives on without a record, for the while.
+    await lose(landlord)
+    deleted = asyncio.create_task(landlord.kubectl("delete", "crd", name, "--timeout=30s"))
+
+    async def terminating() -> bool:
+        return (await landlord.there()).terminating
+
+    await landlord.until(terminating)
+    await landlord.look()
+    await deleted
+    assert await landlord.row() is None
+    await apply_crd(landlord.plane)
 
 
 async def test_api_mirror_is_best_effort(landlord: Landlord) -> None:
