@@ -14,14 +14,16 @@ import re
 import select
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 import psycopg
+from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.errors import ReadOnlySqlTransaction
+from psycopg.errors import QueryCanceled, ReadOnlySqlTransaction
 from psycopg.pq import TransactionStatus
 from psycopg.types.json import set_json_loads
+from psycopg.waiting import wait_async
 from pydantic import SecretStr
 
 from landlord.database.statement import Statement
@@ -32,6 +34,8 @@ STATEMENT_TIMEOUT = 20
 """Seconds, enforced by the server."""
 TIMEOUT = STATEMENT_TIMEOUT + 2 * CONNECT_TIMEOUT
 """Seconds after which the client gives up by itself."""
+LEAVE_TIMEOUT = 1
+"""Seconds that a statement whose caller has gone has to end, before its connection is taken for one that hangs."""
 CLOSE_TIMEOUT = 5
 """Seconds that statements under way have when the pool is closed."""
 _SESSION = {
@@ -75,7 +79,28 @@ _WHY = {
 }
 """What libpq says of a connection that was not made, and what we say: its own words hold addresses and names."""
 
-Connection = psycopg.AsyncConnection[Any]
+Result = TypeVar("Result")
+
+
+class Connection(psycopg.AsyncConnection[Any]):
+    """One whose hanging does not outlast its caller's time-out: psycopg waits for up to ten seconds more, which is as
+    long as a lease of the ``local`` engine lasts."""
+
+    async def wait(self, gen: PQGen[Result], interval: float = 0.1, timeout: float | None = None) -> Result:
+        """As psycopg's, but for the time-out."""
+        try:
+            return await wait_async(gen, self.pgconn.socket, interval=interval, timeout=timeout)
+        except asyncio.CancelledError:
+            if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
+                try:
+                    async with asyncio.timeout(LEAVE_TIMEOUT):
+                        await self.cancel_safe()
+                        await wait_async(gen, self.pgconn.socket)
+                except QueryCanceled:
+                    pass
+                except (psycopg.Error, TimeoutError, asyncio.CancelledError):
+                    self.pgconn.finish()
+            raise
 
 
 class DatabaseUnavailable(Exception):
@@ -108,7 +133,7 @@ class Database:
 
     async def open(self) -> Connection:
         """A connection that is the caller's own, in autocommit. Raises ``psycopg.Error``."""
-        connection = await psycopg.AsyncConnection.connect(self.conninfo, autocommit=True, prepare_threshold=1)
+        connection = await Connection.connect(self.conninfo, autocommit=True, prepare_threshold=1)
         set_json_loads(orjson.loads, connection)
         return connection
 

@@ -19,6 +19,7 @@ import psycopg
 import pytest
 import structlog
 from fixtures import local_worker
+from fixtures.proxy import Proxy, target, through
 
 from landlord.dev.postgres import PostgresServer
 from landlord.settings import Settings
@@ -486,6 +487,35 @@ async def _wait_through(provider: LocalProvider, requests: Sequence[WorkflowRequ
                 if len(infos) == len(ids) and all(info.state.ended for info in infos.values()):
                     return infos
             await asyncio.sleep(0.1)
+
+
+async def test_connections_that_hang_cost_no_lease(
+    database_url: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They do not break: a router has forgotten them, or their server has gone and another one has its address."""
+    monkeypatch.setattr("landlord.workflow.providers.local.worker.GRACE", 0.2)
+    async with Proxy(target(database_url)).running() as proxy:
+        url = through(database_url, port=proxy.port)
+        provider = LocalProvider(settings=_settings(url, workflow_local_lease=10, database_pool_size=4))
+        begun, enough = asyncio.Event(), asyncio.Event()
+
+        async def workflow(_: bytes, step: Step) -> None:
+            begun.set()
+            await step("one", enough.wait)
+
+        request = WorkflowRequest(execution_id="tenant-h-plan", payload=b"{}")
+        async with working(provider.worker(workflow)), asyncio.timeout(30):
+            await provider.trigger(request, timeout=5)
+            await begun.wait()
+            await asyncio.gather(*(provider.get(request.execution_id) for _ in range(4)))
+            proxy.hang()
+            over = _row(settings, request.execution_id)["due_at"]
+            while _row(settings, request.execution_id)["due_at"] <= over:
+                await asyncio.sleep(0.05)
+            enough.set()
+            info = await provider.wait(request.execution_id, timeout=20)
+        await provider.close()
+    assert (info.state, info.attempt) == (ExecutionState.SUCCEEDED, 1)
 
 
 async def test_ended_runs_are_forgotten_after_the_retention(provider: LocalProvider, settings: Settings) -> None:
