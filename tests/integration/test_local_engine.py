@@ -253,17 +253,24 @@ async def test_cancel_reaches_a_running_step_within_two_seconds(
 
 
 async def test_cancel_is_found_by_the_heartbeat_when_the_notification_is_lost(
-    provider: LocalProvider, settings: Settings, log: Log
+    steady: LocalProvider, database_url: str
 ) -> None:
-    request = _request(log, ("one", 60))
-    async with process(settings):
-        await provider.trigger(request, timeout=5)
-        await log.until("begin", "one")
-        with psycopg.connect(settings.database_url.get_secret_value(), autocommit=True) as connection:
+    """However long a lease is."""
+    begun = asyncio.Event()
+
+    async def workflow(_: bytes, step: Step) -> None:
+        begun.set()
+        await step("one", asyncio.Event().wait)
+
+    request = WorkflowRequest(execution_id="tenant-unheard-plan", payload=b"{}")
+    async with working(steady.worker(workflow)):
+        await steady.trigger(request, timeout=5)
+        await begun.wait()
+        with psycopg.connect(database_url, autocommit=True) as connection:
             connection.execute(
                 "update local_executions set cancel_reason = 'unheard' where execution_id = %s", [request.execution_id]
             )
-        info = await provider.wait(request.execution_id, timeout=2)
+        info = await steady.wait(request.execution_id, timeout=2)
     assert info.state is ExecutionState.CANCELLED
 
 
@@ -350,29 +357,184 @@ async def test_a_worker_does_not_take_what_it_has_in_hand(database_url: str) -> 
     await provider.close()
 
 
-async def test_a_step_that_keeps_its_cancellation_to_itself_is_the_last(provider: LocalProvider) -> None:
+@pytest.mark.parametrize("force", [False, True])
+async def test_a_step_that_keeps_its_cancellation_to_itself_is_the_last(steady: LocalProvider, force: bool) -> None:
     """As ``asyncio.wait_for`` of Python 3.11 does where the answer comes at the same time."""
-    begun = asyncio.Event()
+    begun, stopped = asyncio.Event(), asyncio.Event()
+    beyond: list[str] = []
 
     async def workflow(payload: bytes, step: Any) -> None:
         async def act() -> None:
             begun.set()
             with suppress(asyncio.CancelledError):
                 await asyncio.sleep(60)
+            stopped.set()
 
         async def never() -> None:
-            raise AssertionError("the run was cancelled")
+            beyond.append("the run was cancelled")
 
         await step("one", act)
         await step("two", never)
 
-    request = WorkflowRequest(execution_id="tenant-a-plan", payload=b"{}")
+    request = WorkflowRequest(execution_id=f"tenant-{force}-plan", payload=b"{}")
+    async with working(steady.worker(workflow)):
+        await steady.trigger(request, timeout=5)
+        await begun.wait()
+        await steady.cancel(request.execution_id, reason="the tenant is deleted", force=force)
+        await asyncio.wait_for(stopped.wait(), 5)
+        info = await steady.wait(request.execution_id, timeout=5)
+    assert info.state is ExecutionState.CANCELLED
+    assert beyond == []
+
+
+@pytest.mark.parametrize("force", [False, True])
+async def test_a_cancelled_step_is_left_to_tidy_up(provider: LocalProvider, force: bool) -> None:
+    """Each heartbeat says again that the run is to be cancelled, or lost."""
+    begun, tidy = asyncio.Event(), asyncio.Event()
+
+    async def workflow(payload: bytes, step: Any) -> None:
+        async def act() -> None:
+            begun.set()
+            try:
+                await asyncio.sleep(60)
+            finally:
+                await asyncio.sleep(LEASE)
+                tidy.set()
+
+        await step("one", act)
+
+    request = WorkflowRequest(execution_id=f"tenant-tidy-{force}-plan", payload=b"{}")
     async with working(provider.worker(workflow)):
         await provider.trigger(request, timeout=5)
         await begun.wait()
-        await provider.cancel(request.execution_id, reason="the tenant is deleted")
-        info = await provider.wait(request.execution_id, timeout=5)
-    assert info.state is ExecutionState.CANCELLED
+        await provider.cancel(request.execution_id, reason="the tenant is deleted", force=force)
+        await asyncio.wait_for(tidy.wait(), 5)
+        assert (await provider.wait(request.execution_id, timeout=5)).state is ExecutionState.CANCELLED
+
+
+async def test_a_cancel_is_heeded_by_who_takes_the_run_over(steady: LocalProvider) -> None:
+    claimed = await started(steady)
+    await steady.cancel(claimed.hold.execution_id, reason="the tenant is deleted")
+    await steady._store.hand_back([claimed.hold])
+    begun: list[bytes] = []
+
+    async def workflow(payload: bytes, step: Any) -> None:
+        begun.append(payload)
+
+    async with working(steady.worker(workflow)):
+        info = await steady.wait(claimed.hold.execution_id, timeout=5)
+    assert (info.state, begun) == (ExecutionState.CANCELLED, [])
+    assert info.failure == WorkflowFailure(code="Cancelled", message="the tenant is deleted")
+
+
+async def test_a_worker_has_no_more_in_hand_than_it_was_set_to(database_url: str) -> None:
+    provider = LocalProvider(settings=_settings(database_url, worker_concurrency=2))
+    active: set[bytes] = set()
+    most: set[int] = set()
+
+    async def workflow(payload: bytes, step: Any) -> None:
+        active.add(payload)
+        most.add(len(active))
+        await asyncio.sleep(0.05)
+        active.remove(payload)
+
+    requests = [WorkflowRequest(execution_id=f"tenant-{n}-plan", payload=str(n).encode()) for n in range(7)]
+    await asyncio.gather(*(provider.trigger(request, timeout=5) for request in requests))
+    async with working(provider.worker(workflow)):
+        await _wait_through(provider, requests)
+    assert max(most) == 2
+    await provider.close()
+
+
+async def test_a_worker_that_cannot_ask_lets_go_when_its_lease_is_over(database_url: str) -> None:
+    """Another one may have the run by then."""
+    begun, let_go = asyncio.Event(), asyncio.Event()
+    async with Proxy(target(database_url)).running() as proxy:
+        provider = LocalProvider(settings=_settings(through(database_url, port=proxy.port)))
+
+        async def workflow(_: bytes, step: Step) -> None:
+            async def act() -> None:
+                if begun.is_set():
+                    return
+                begun.set()
+                try:
+                    await asyncio.sleep(60)
+                finally:
+                    let_go.set()
+
+            await step("one", act)
+
+        request = WorkflowRequest(execution_id="tenant-l-plan", payload=b"{}")
+        with structlog.testing.capture_logs() as said:
+            async with working(provider.worker(workflow)), asyncio.timeout(20):
+                await provider.trigger(request, timeout=5)
+                await begun.wait()
+                async with proxy.cut():
+                    await let_go.wait()
+                [info] = (await _wait_through(provider, [request])).values()
+        await provider.close()
+    assert (info.state, info.attempt) == (ExecutionState.SUCCEEDED, 2)
+    assert [line["event"] for line in said].count("the engine is unavailable") == 1
+
+
+async def test_a_worker_stops_though_its_engine_is_away(
+    database_url: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("landlord.workflow.providers.local.worker.GRACE", 0.2)
+    begun = asyncio.Event()
+
+    async def workflow(_: bytes, step: Step) -> None:
+        begun.set()
+        await step("one", asyncio.Event().wait)
+
+    async with Proxy(target(database_url)).running() as proxy:
+        provider = LocalProvider(settings=_settings(through(database_url, port=proxy.port), workflow_local_lease=10))
+        request = WorkflowRequest(execution_id="tenant-away-plan", payload=b"{}")
+        stop = asyncio.Event()
+        working = asyncio.create_task(provider.worker(workflow).run(stop))
+        await provider.trigger(request, timeout=5)
+        await begun.wait()
+        async with proxy.cut():
+            stop.set()
+            with pytest.raises(ProviderUnavailable):
+                await provider.register()
+            await asyncio.wait_for(working, 20)
+        await provider.close()
+    assert _row(settings, request.execution_id)["state"] == "running"
+
+
+async def test_a_failure_that_is_no_json_ends_its_run_alone(steady: LocalProvider) -> None:
+    async def workflow(payload: bytes, step: Any) -> None:
+        raise RunFailed(
+            WorkflowFailure(code="Odd", message="m", details={"why": object()} if payload == b"odd" else {})
+        )
+
+    requests = [WorkflowRequest(execution_id=f"tenant-{name}-plan", payload=name.encode()) for name in ("odd", "even")]
+    async with working(steady.worker(workflow)):
+        await asyncio.gather(*(steady.trigger(request, timeout=5) for request in requests))
+        odd, even = [await steady.wait(request.execution_id, timeout=5) for request in requests]
+    assert odd.failure is not None
+    assert (odd.state, odd.failure.code) == (ExecutionState.FAILED, "InternalError")
+    assert even.failure == WorkflowFailure(code="Odd", message="m")
+
+
+async def test_a_trigger_that_meets_another_one_under_way_says_whose_the_run_is(
+    steady: LocalProvider, database_url: str
+) -> None:
+    """The other one's row is there for who inserts, and not yet for who reads."""
+    request = WorkflowRequest(execution_id="tenant-meet-plan", payload=b"{}")
+    with psycopg.connect(database_url) as other, psycopg.connect(database_url, autocommit=True) as observer:
+        other.execute(
+            "insert into local_executions (installation, execution_id, payload, digest) values (%s, %s, '', 'theirs')",
+            [steady._store._installation, request.execution_id],
+        )
+        trigger = asyncio.create_task(steady.trigger(request, timeout=10))
+        async with asyncio.timeout(10):
+            while observer.execute("select from pg_locks where not granted").fetchone() is None:
+                await asyncio.sleep(0.01)
+        other.commit()
+        result = await trigger
+    assert (result.created, result.digest) == (False, "theirs")
 
 
 async def test_what_one_run_takes_long_to_let_go_of_keeps_no_other_from_being_handed_back(
@@ -630,7 +792,7 @@ async def test_a_cancel_ends_what_nobody_holds_and_is_a_wish_to_who_does(
     waiting = WorkflowRequest(execution_id="tenant-w-delete", payload=b"{}")
     claimed = await started(steady)
     await steady.trigger(waiting, timeout=5)
-    for reason in ("first", "second"):
+    for reason in ("fi\x00rst", "second"):
         await steady.cancel(claimed.hold.execution_id, reason=reason)
         await steady.cancel(waiting.execution_id, reason=reason)
     ended, running = _row(settings, waiting.execution_id), _row(settings, claimed.hold.execution_id)
