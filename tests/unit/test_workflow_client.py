@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from importlib.metadata import EntryPoint
 from typing import Any, ClassVar
 
@@ -80,6 +80,27 @@ async def test_a_trigger_ends_in_time_whatever_the_provider_does() -> None:
     with pytest.raises(TriggerTimeout):
         await client.trigger(REQUEST)
     assert _count(call="trigger", result="timeout") == before + 1
+
+
+@pytest.mark.parametrize("name", ["get", "cancel", "ready"])
+async def test_what_else_is_asked_ends_in_time_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Hanging(MockProvider):
+        async def get_many(self, *_: Any, **__: Any) -> Any:
+            await asyncio.Event().wait()
+
+        cancel = ready = get_many
+
+    monkeypatch.setattr("landlord.workflow.client.CALL_TIMEOUT", 0.05)
+    client = WorkflowClient(Hanging(), trigger_timeout=60)
+    calls: dict[str, Callable[[], Awaitable[Any]]] = {
+        "get": lambda: client.get(REQUEST.execution_id),
+        "cancel": lambda: client.cancel(REQUEST.execution_id, reason="enough"),
+        "ready": client.ready,
+    }
+    before = _count(call=name, result="timeout")
+    with pytest.raises(ProviderUnavailable):
+        await asyncio.wait_for(calls[name](), 5)
+    assert _count(call=name, result="timeout") == before + 1
 
 
 async def test_unexpected_errors_lose_their_text() -> None:

@@ -146,6 +146,19 @@ async def test_plan_lists_places_never_values() -> None:
     }
 
 
+async def test_what_takes_the_place_of_an_object_is_one_change() -> None:
+    observed = {"config": {"image": "nginx", "env": {"A": "1"}, "a": {"b": 1}, "c": 1}}
+    desired = {"image": "nginx", "env": {"A": "1", "B": "2"}, "a": 1, "c": {"b": 1}}
+    planned = await _run(replace(PAYLOAD, action="plan", observed_config=observed, desired_config=desired), Fake())
+    assert planned == {
+        "changes": [
+            {"path": "/a", "kind": "changed"},
+            {"path": "/c", "kind": "changed"},
+            {"path": "/env/B", "kind": "added"},
+        ]
+    }
+
+
 async def test_plan_of_a_new_tenant() -> None:
     assert await _run(replace(PAYLOAD, action="plan"), Fake()) == {"changes": [{"path": "", "kind": "added"}]}
 
@@ -155,6 +168,17 @@ async def test_plan_refuses_what_the_provider_does_not_take() -> None:
     failure = await _failure(payload, Fake())
     assert (failure.code, failure.permanent, failure.step) == ("InvalidConfig", True, "plan")
     assert [fault["path"] for fault in failure.details["faults"]] == ["/image"]
+
+
+async def test_plan_lists_so_many_faults_and_no_more() -> None:
+    class Picky(Fake):
+        def config_schema(self) -> dict[str, Any]:
+            return {"type": "object", "additionalProperties": {"type": "string"}}
+
+    wrong = {f"key-{number}": number for number in range(3 * definition.MOST_FAULTS)}
+    failure = await _failure(replace(PAYLOAD, action="plan", desired_config=wrong), Picky())
+    assert len(failure.details["faults"]) == definition.MOST_FAULTS
+    assert failure.message.count("key-") == definition.MOST_FAULTS
 
 
 @pytest.mark.parametrize("action", ["provision", "update"])
@@ -200,6 +224,16 @@ async def test_what_will_not_run_by_itself_fails_at_once() -> None:
     failed = ComputeStatus(state=ComputeState.FAILED, generation=3, message="exited with 127")
     failure = await _failure(PAYLOAD, Fake(failed), timeout=60)
     assert (failure.code, failure.message, failure.permanent) == ("Unhealthy", "exited with 127", False)
+
+
+async def test_what_no_look_can_change_fails_at_once() -> None:
+    failure = await _failure(PAYLOAD, Fake(PermanentComputeError("no such cluster")), timeout=60)
+    assert (failure.code, failure.permanent, failure.step) == ("ComputeRefused", True, "healthy")
+
+
+async def test_an_older_generation_that_failed_is_not_ours() -> None:
+    older = ComputeStatus(state=ComputeState.FAILED, generation=2, message="exited with 127")
+    assert (await _run(PAYLOAD, Fake(older, _status())))["health"] == "healthy"
 
 
 async def test_a_provider_that_stays_away_is_told_as_such() -> None:
@@ -305,15 +339,18 @@ async def test_delete_leaves_a_newer_generation_alone_and_says_so() -> None:
     assert fake.calls == [("destroy", "acme", 3)]
 
 
-async def test_delete_that_leaves_something_fails() -> None:
-    assert (await _failure(replace(PAYLOAD, action="delete"), Fake(_status(generation=2)))).code == "NotGone"
+@pytest.mark.parametrize("generation", [2, 3])
+async def test_delete_that_leaves_something_fails(generation: int) -> None:
+    fake = Fake(_status(generation=generation))
+    assert (await _failure(replace(PAYLOAD, action="delete"), fake)).code == "NotGone"
 
 
 async def test_unknown_provider_and_action() -> None:
     failure = await _failure(replace(PAYLOAD, compute_provider="ecs"), Fake())
     assert (failure.code, failure.permanent) == ("UnknownComputeProvider", False)
     assert "fake" in failure.message
-    assert (await _failure(replace(PAYLOAD, action="explode"), Fake())).code == "UnknownAction"
+    failure = await _failure(replace(PAYLOAD, action="explode"), Fake())
+    assert (failure.code, failure.permanent) == ("UnknownAction", True)
 
 
 @pytest.mark.parametrize("fake", [Fake(_status("starting")), Away(calls=1000)], ids=["unhealthy", "away"])
