@@ -95,7 +95,7 @@ class Connection(psycopg.AsyncConnection[Any]):
                 try:
                     async with asyncio.timeout(LEAVE_TIMEOUT):
                         await self.cancel_safe()
-                        await wait_async(gen, self.pgconn.socket)
+                        await wait_async(gen, self.pgconn.socket, interval=interval)
                 except QueryCanceled:
                     pass
                 except (psycopg.Error, TimeoutError, asyncio.CancelledError):

@@ -146,14 +146,15 @@ async def test_plan_lists_places_never_values() -> None:
     }
 
 
-async def test_what_takes_the_place_of_an_object_is_one_change() -> None:
-    observed = {"config": {"image": "nginx", "env": {"A": "1"}, "a": {"b": 1}, "c": 1}}
-    desired = {"image": "nginx", "env": {"A": "1", "B": "2"}, "a": 1, "c": {"b": 1}}
+async def test_what_takes_the_place_of_another_kind_is_one_change() -> None:
+    observed = {"config": {"image": "nginx", "env": {"A": "1"}, "a": {"b": 1}, "c": 1, "d": True}}
+    desired = {"image": "nginx", "env": {"A": "1", "B": "2"}, "a": 1, "c": {"b": 1}, "d": 1}
     planned = await _run(replace(PAYLOAD, action="plan", observed_config=observed, desired_config=desired), Fake())
     assert planned == {
         "changes": [
             {"path": "/a", "kind": "changed"},
             {"path": "/c", "kind": "changed"},
+            {"path": "/d", "kind": "changed"},
             {"path": "/env/B", "kind": "added"},
         ]
     }
@@ -250,7 +251,7 @@ async def test_a_provider_that_is_away_is_waited_for() -> None:
 
 async def test_a_delete_waits_for_a_provider_that_is_away() -> None:
     fake = Away(calls=3)
-    fake.statuses = [ComputeStatus(state=ComputeState.ABSENT)]
+    fake.statuses = [ComputeUnavailable("no engine"), ComputeStatus(state=ComputeState.ABSENT)]
     assert await _run(replace(PAYLOAD, action="delete"), fake) == Outputs().to_json()
     assert fake.calls == [("destroy", "acme", 3)] * 4
 
@@ -272,8 +273,10 @@ async def test_a_provider_that_is_away_is_not_waited_for_for_ever(call: str) -> 
     ],
 )
 async def test_errors_of_apply(error: Exception, code: str, permanent: bool) -> None:
-    failure = await _failure(PAYLOAD, Fake(fails={"apply": error}))
+    fake = Fake(fails={"apply": error})
+    failure = await _failure(PAYLOAD, fake)
     assert (failure.code, failure.permanent, failure.step) == (code, permanent, "apply")
+    assert len(fake.calls) == 1
     assert "hunter2" not in failure.message
 
 
