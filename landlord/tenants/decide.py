@@ -50,16 +50,22 @@ def decide(snapshot: Snapshot, *, word: ExecutionInfo | None, policy: Policy) ->
 
 
 def refused(snapshot: Snapshot, execution: Execution, *, message: str, policy: Policy) -> Change:
-    """The engine called the request invalid: the run will never be."""
-    assert snapshot.tenant is not None
+    """The engine called the request invalid: the run, which was sent, will never be. What stands behind it follows."""
+    tenant = snapshot.tenant
+    assert tenant is not None
     ended = replace(
         execution,
         state=ExecutionState.FAILED,
         ended_at=snapshot.now,
         error=WorkflowFailure(code="InvalidRequest", message=message, permanent=True).to_json(),
     )
-    tenant, added, event = outcome.refuse(snapshot.tenant, ended, now=snapshot.now, policy=policy)
-    return _change(snapshot, tenant, updated=(ended,), added=added, event=event, why=message, policy=policy)
+    if snapshot.waiting is not None or not outcome.concerns(tenant, ended):
+        tenant, following, event = _next(snapshot, tenant, ended, policy=policy)
+    else:
+        tenant, following, event = outcome.refuse(tenant, ended, now=snapshot.now, policy=policy)
+    change = _moved(snapshot, tenant, ended, following, event=event or "run refused", why=message, policy=policy).change
+    assert change is not None
+    return change
 
 
 def _sent(

@@ -21,7 +21,7 @@ from landlord.tenants.decide import Decision, decide, refused
 from landlord.tenants.gate import EngineGate
 from landlord.tenants.hints import Announced, Hints
 from landlord.tenants.metrics import OLDEST, QUEUE, RECONCILED, TENANTS
-from landlord.tenants.model import Snapshot, Status
+from landlord.tenants.model import Execution, Snapshot, Status
 from landlord.tenants.repository import Repository
 from landlord.tenants.runs import Policy
 from landlord.workflow.client import WorkflowClient
@@ -117,7 +117,10 @@ class Reconciler:
             if ours and decision.cancel is not None:
                 await dispatch.cancel(self._client, decision.cancel, force=decision.force)
         except InvalidRequest as error:
-            return await self._refuse(tenant.id, message=str(error))
+            asked = decision.trigger or decision.cancel
+            assert asked is not None
+            await self._refuse(asked, message=str(error))
+            return True
         if not ours:
             return True
         if decision.change is not None:
@@ -130,11 +133,11 @@ class Reconciler:
             await self._repository.look_at(tenant, seconds=decision.check_in)
         return False
 
-    async def _refuse(self, tenant_id: str, *, message: str) -> bool:
-        snapshot = await self._repository.load(tenant_id)
-        if snapshot.sent is not None:
+    async def _refuse(self, execution: Execution, *, message: str) -> None:
+        """The engine will never take it. Whoever else was told so may have gone on already, to another run."""
+        snapshot = await self._repository.load(execution.tenant_id)
+        if snapshot.sent is not None and snapshot.sent.execution_id == execution.execution_id:
             await self._repository.commit(refused(snapshot, snapshot.sent, message=message, policy=self._policy))
-        return False
 
     async def _look(self, tenant_id: str) -> bool:
         """One key of the queue: errors end here, each with what it means."""
