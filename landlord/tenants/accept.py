@@ -68,10 +68,9 @@ class Rest(DesiredState, frozen=True):
             self.check_config(tenant.compute_provider, command.compute_config)
             head = self.snapshot.head
             assert head is not None
-            answered = replace(tenant, unanswered=False)
-            return self.respec(
-                replace(answered, compute_config=command.compute_config), event=RETRY[head.action], bump=not same
-            )
+            answered = replace(tenant, unanswered=False, compute_config=command.compute_config)
+            behind = tenant.stalled is Stalled.RECORD_BEHIND
+            return self.respec(answered, event=RETRY[head.action], bump=behind or not same)
         if not same:
             raise Exists(f"tenant {tenant.id} exists already, with another spec")
         if self.repeats(tenant):

@@ -104,8 +104,9 @@ def test_labels_start_nothing(planning: Snapshot) -> None:
     assert (changed.change.added, changed.change.updated) == (None, ())
     assert changed.change.tenant.generation == 1
     paused = submitted(planning, PAUSE)
-    stalled = replace(paused, tenant=replace(row(paused), stalled=Stalled.DEADLINE_EXCEEDED))
-    assert row(submitted(stalled, labels)).stalled is Stalled.DEADLINE_EXCEEDED
+    for each in (paused, ended(paused)):
+        stalled = replace(each, tenant=replace(row(each), stalled=Stalled.DEADLINE_EXCEEDED))
+        assert row(submitted(stalled, labels)).stalled is Stalled.DEADLINE_EXCEEDED
 
 
 def test_what_is_looked_at_soon_is_not_put_off_by_a_change(planning: Snapshot) -> None:
@@ -247,7 +248,9 @@ def test_a_retry_is_of_the_same_generation_unless_it_brings_another_spec(refused
         (1, Status.PLANNING),
         (2, Status.PLANNING),
     ]
-    assert row(submitted(refused, Retry(compute_config={"v": 5}))).compute_config == {"v": 5}
+    told = replace(refused, tenant=replace(row(refused), status_message="plan: not taken"))
+    again = row(submitted(told, Retry(compute_config={"v": 5})))
+    assert (again.compute_config, again.status_message) == ({"v": 5}, "")
     with pytest.raises(PreconditionFailed):
         decided(refused, Retry(), if_match=frozenset({99}))
     with pytest.raises(Conflict):
@@ -294,6 +297,13 @@ def test_a_post_corrects_one_that_the_engine_refused(refused: Snapshot) -> None:
     assert (row(corrected).status, row(corrected).generation, row(corrected).unanswered) == (Status.PLANNING, 2, False)
     assert the(corrected.sent).execution_id == "tenant-acme-plan-2"
     assert row(submitted(refused, Create(compute_config={"v": 0}))).generation == 1
+
+
+def test_a_repeated_post_says_what_is_wanted_of_a_record_that_is_behind(refused: Snapshot) -> None:
+    """The same spec under the generation that the world has seen would replace the newer one."""
+    behind = submitted(refused, Bind(identity=IDENTITY, recorded_generation=7))
+    again = submitted(behind, Create(compute_config={"v": 0}))
+    assert (row(again).stalled, row(again).generation, the(again.sent).generation) == (None, 8, 8)
 
 
 def test_a_put_repeats_only_what_it_would_have_made(unanswered: Snapshot) -> None:

@@ -1,9 +1,10 @@
 """The rules of design.md §4 against a hostile world: every interleaving Hypothesis can think of.
 
 The world is a database with compare-and-set, an engine that is idempotent by id, triggers that are lost, late or
-answered by nobody, and processes that stop anywhere. Whatever happens: never two runs of a tenant at once, never two
-successes for one (generation, action), ``ready`` only after a run of that generation succeeded, nothing applied under a
-generation that the world has from somebody else, and once the faults end every tenant converges.
+answered by nobody, runs that the engine will not take, and processes that stop anywhere. Whatever happens: never two
+runs of a tenant at once, never two successes for one (generation, action), ``ready`` only after a run of that
+generation succeeded, nothing applied under a generation that the world has from somebody else, and once the faults end
+every tenant converges.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from msgspec.structs import replace
 from landlord.tenants.accept import accept
 from landlord.tenants.acceptance import Acceptance, Validation
 from landlord.tenants.commands import Bind, Create, Delete, Patch, Replace, Request, ResourceIdentity, Retry
-from landlord.tenants.decide import Decision, decide
+from landlord.tenants.decide import Decision, decide, refused
 from landlord.tenants.errors import Refusal
 from landlord.tenants.lifecycle import ACTIONS
 from landlord.tenants.model import Action, Change, Door, Execution, Snapshot, Stalled, Status, Tenant
@@ -50,20 +51,23 @@ class Run:
 class Engine:
     runs: dict[str, Run] = field(default_factory=dict)
     succeeded: Counter[tuple[str, int, str]] = field(default_factory=Counter)
+    invalid: set[str] = field(default_factory=set)
+    """What it would not take, it never takes."""
 
     def trigger(self, execution: Execution) -> None:
         assert execution.payload is not None
         assert execution.digest is not None
+        if execution.execution_id in self.invalid:
+            return
         self.runs.setdefault(
             execution.execution_id, Run(digest=execution.digest, payload=orjson.loads(execution.payload))
         )
 
     def cancel(self, execution: Execution) -> None:
-        run = self.runs.get(execution.execution_id)
-        if run is None:  # dispatch.cancel: sent first, then cancelled
+        if execution.execution_id not in self.runs:  # dispatch.cancel: sent first, then cancelled
             self.trigger(execution)
-            run = self.runs[execution.execution_id]
-        run.cancelling = True
+        if (run := self.runs.get(execution.execution_id)) is not None:
+            run.cancelling = True
 
     def word(self, execution: Execution | None) -> ExecutionInfo | None:
         run = self.runs.get(execution.execution_id) if execution else None
@@ -253,6 +257,16 @@ class Lifecycle(RuleBasedStateMachine):
     @rule()
     def late_trigger_arrives(self) -> None:
         self.engine.trigger(self.late.pop(0))
+
+    @precondition(
+        lambda self: any(e.running and e.execution_id not in self.engine.runs for e in self.executions.values())
+    )
+    @rule()
+    def what_was_sent_is_refused(self) -> None:
+        snapshot = self.load()
+        assert snapshot.sent is not None
+        self.engine.invalid.add(snapshot.sent.execution_id)
+        self.commit(refused(snapshot, snapshot.sent, message="not taken", policy=POLICY))
 
     @precondition(lambda self: self.engine.active)
     @rule(which=st.integers(0, 5), how=st.sampled_from(["ok", "ok", "ok", "fail", "permanent", "cancelled", "paused"]))
