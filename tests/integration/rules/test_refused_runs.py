@@ -79,6 +79,7 @@ async def test_what_stands_behind_a_run_that_was_refused_goes_on(
         await submit(parts, name, Create(compute_config={"v": 1}))
     if heard_by == "api":
         await submit(parts, name, command)
+        assert [request.execution_id for request in engine.requests] == [f"tenant-{name}-{following}"], "at once"
     else:
         with pytest.raises(TriggerFailed):
             await submit(parts, name, command)

@@ -42,7 +42,7 @@ async def test_an_id_that_is_taken_by_somebody_else_is_left_alone(
     await engine.trigger(foreign, timeout=1)
     engine.default = Stay()
     created = await submit(parts, name, Create(compute_config={}))
-    assert created.workflow_execution_id == f"tenant-{name}-plan-2"
+    assert created.workflow_execution_id == engine.requests[-1].execution_id == f"tenant-{name}-plan-2"
     assert created.attempts == 0
     runs = await executions(parts, name)
     assert runs["plan"].error is not None

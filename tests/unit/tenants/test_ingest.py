@@ -70,9 +70,16 @@ def test_an_edit_after_a_restored_database_runs_though_it_equals_the_record(read
     assert row(submitted(ready, seen)).generation == 8
     behind = submitted(ready, Bind(identity=IDENTITY, recorded_generation=7))
     assert (row(behind).stalled, row(behind).generation) == (Stalled.RECORD_BEHIND, 7)
+    assert "generation 7" in row(behind).status_message
     later = Edit(identity=replace(IDENTITY, generation=5), compute_config={"v": 0})
     edited = submitted(behind, later)
     assert (row(edited).stalled, row(edited).generation, the(edited.sent).generation) == (None, 8, 8)
+
+
+def test_an_edit_of_what_has_failed_is_its_retry(refused: Snapshot) -> None:
+    edited = submitted(refused, Edit(identity=IDENTITY, compute_config={"v": 1}))
+    assert (row(edited).status, row(edited).generation) == (Status.PLANNING, 2)
+    assert the(edited.sent).execution_id == "tenant-acme-plan-2"
 
 
 @pytest.mark.parametrize("config", [{"v": 0}, {"v": 1}])
