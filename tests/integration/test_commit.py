@@ -11,12 +11,13 @@ from typing import Any
 
 import psycopg
 import pytest
+from fixtures.proxy import Proxy, target, through
 from msgspec import Struct
 from msgspec.structs import replace
 from pydantic import SecretStr
 
 from landlord.database import engine
-from landlord.database.engine import Database
+from landlord.database.engine import Database, DatabaseUnavailable
 from landlord.database.statement import Statement
 from landlord.tenants import runs
 from landlord.tenants.accept import accept
@@ -95,6 +96,28 @@ async def test_a_stale_change_is_refused_and_writes_nothing(repository: Reposito
         "create",
     ]
     assert len(await repository.executions(snapshot.id, before=2**62, limit=10)) == 1
+
+
+async def test_a_change_whose_answer_was_lost_is_looked_for_in_the_trail(
+    repository: Repository, database_url: str
+) -> None:
+    """Whoever asked would else be told 503 for what is stored, and the reconciler not trigger what it has sent."""
+    tenant_id = unique()
+    async with (
+        Proxy(target(database_url)).running() as proxy,
+        Database(SecretStr(through(database_url, port=proxy.port)), pool_size=1) as far,
+    ):
+        created = decide_on(await Repository(far).load(tenant_id), Create(compute_config={}))
+        async with proxy.deaf(), asyncio.timeout(10):
+            writing = asyncio.create_task(Repository(far).commit(created))
+            while (await repository.load(tenant_id)).tenant is None:
+                await asyncio.sleep(0.01)
+        assert await writing
+        change = decide_on(await repository.load(tenant_id), Delete())
+        async with proxy.cut():
+            with pytest.raises(DatabaseUnavailable):
+                await Repository(far).commit(change)
+        assert await repository.commit(change), "it was not stored"
 
 
 async def test_ends_sends_and_inserts_go_together_under_the_unique_indexes(repository: Repository) -> None:

@@ -14,6 +14,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import SecretStr
 
+from landlord.database import engine
 from landlord.database.engine import Database, DatabaseUnavailable
 from landlord.database.listen import RECONNECTED, listen
 from landlord.database.statement import Statement
@@ -23,6 +24,7 @@ from landlord.dev.postgres import PostgresServer
 BACKEND = Statement("select pg_backend_pid() as pid, pg_sleep(:seconds)")
 TERMINATE = Statement("select pg_terminate_backend(:pid)")
 ACTIVE = Statement("select count(*) from pg_stat_activity where pid = :pid and state = 'active'")
+CONNECTED = Statement("select count(*) from pg_stat_activity where pid = :pid")
 SIZE = 2
 
 
@@ -83,6 +85,51 @@ async def test_a_caller_that_goes_away_ends_its_statement_and_leaves_its_connect
             await call
         async with asyncio.timeout(10):
             assert await other.execute(BACKEND, seconds=0) == [row]
+
+
+async def test_who_is_not_served_in_time_is_told_and_takes_no_connection_along(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the client's own clock, also while it waits for a connection: a server that is lost keeps no limits."""
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "TIMEOUT", 0.3)
+        async with asyncio.timeout(engine.STATEMENT_TIMEOUT / 2):
+            calls = (database.execute(BACKEND, seconds=60) for _ in range(2 * SIZE))
+            found = await asyncio.gather(*calls, return_exceptions=True)
+    assert [str(error) for error in found] == ["Postgres is unavailable (TimeoutError)"] * 2 * SIZE
+    assert len(set(await backends(database, calls=SIZE))) == SIZE
+
+
+async def test_what_is_under_way_ends_before_the_connections_are_closed(
+    database: Database, test_database_url: str
+) -> None:
+    other = Database(SecretStr(test_database_url), pool_size=SIZE)
+    [row] = await other.execute(BACKEND, seconds=0)
+    call = asyncio.create_task(other.execute(BACKEND, seconds=0.3))
+    async with asyncio.timeout(10):
+        while not (await database.execute(ACTIVE, pid=row.pid))[0].count:
+            await asyncio.sleep(0.01)
+    await other.close()
+    assert call.done()
+    assert [found.pid for found in await call] == [row.pid]
+    async with asyncio.timeout(10):
+        while (await database.execute(CONNECTED, pid=row.pid))[0].count:
+            await asyncio.sleep(0.01)
+
+
+async def test_what_goes_on_for_long_is_not_waited_for(
+    database: Database, test_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "CLOSE_TIMEOUT", 0.1)
+    other = Database(SecretStr(test_database_url), pool_size=1)
+    call = asyncio.create_task(other.execute(BACKEND, seconds=60))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        await other.close()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await other.close()
 
 
 async def test_what_is_refused_leaves_its_connection(database: Database) -> None:
