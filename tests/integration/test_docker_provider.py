@@ -276,6 +276,25 @@ async def test_a_worker_that_is_late_leaves_nothing_of_an_older_generation(
     assert await tenant.ids(provider) == [new.resources["container"]]
 
 
+@pytest.mark.parametrize("adopted", [False, True])
+async def test_what_a_worker_was_creating_when_it_lost_its_run_is_left_to_who_has_started_it_only(
+    watched: tuple[DockerProvider, Turns], provider: DockerProvider, tenant: Tenant, adopted: bool
+) -> None:
+    """Nobody else would ever remove it, were the tenant deleted meanwhile."""
+    late, turns = watched
+    turns.arm(at=1, fault=Fault.HOLD_REPLY, match=b"/containers/create")
+    lost = asyncio.create_task(late.apply(tenant.spec()))
+    await turns.held.wait()
+    ids = [(await provider.apply(tenant.spec(attempt=2))).resources["container"]] if adopted else []
+    lost.cancel()
+    turns.released.set()
+    with pytest.raises(asyncio.CancelledError):
+        await lost
+    assert await tenant.ids(provider) == ids
+    if adopted:
+        await until_serving(provider)
+
+
 async def test_a_start_whose_reply_is_lost_has_happened(watched: tuple[DockerProvider, Turns], tenant: Tenant) -> None:
     provider, turns = watched
     old = await provider.apply(tenant.spec(1, volumes=VOLUMES))

@@ -119,6 +119,14 @@ class Engine:
         except (faults.Gone, faults.Conflict):
             return
 
+    async def discard(self, container_id: str) -> None:
+        """Remove it, unless it runs."""
+        try:
+            async with self._calling("remove the container") as docker:
+                await docker.containers.container(container_id).delete(v=True)
+        except (faults.Gone, faults.Conflict):
+            return
+
     async def volumes(self, labels: Mapping[str, str]) -> dict[str, int]:
         """Volume name to the generation that made it."""
         async with self._calling("list volumes") as docker:

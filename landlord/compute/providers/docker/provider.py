@@ -10,6 +10,7 @@ not start. Images are pulled before anything is stopped or removed. :meth:`Docke
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -149,7 +150,7 @@ class DockerProvider(ComputeProvider):
         )
         for _ in range(CREATE_TRIES):
             try:
-                return await _whole(self._create_fenced(spec, body, name=name))
+                return await self._whole(self._create_fenced(spec, body, name=name))
             except ImageAbsent:
                 await self._engine.pull(config["image"])
                 continue
@@ -170,6 +171,18 @@ class DockerProvider(ComputeProvider):
             await self._engine.remove(created.id)
             raise
         return created
+
+    async def _whole(self, creating: Coroutine[Any, Any, Found]) -> Found:
+        """Cancelled, it is done to its end first, and what was made goes again unless somebody has started it: a worker
+        that has lost its run hears of it in the midst of this, when the tenant may be gone already."""
+        task = asyncio.ensure_future(creating)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait({task})
+            with contextlib.suppress(ComputeError, asyncio.CancelledError):
+                await self._engine.discard(task.result().id)
+            raise
 
     async def _start(
         self, spec: ComputeSpec, own: Found, *, config: Mapping[str, Any], digest: str, others: Sequence[Found]
@@ -278,16 +291,6 @@ class DockerProvider(ComputeProvider):
         existing = max(generations, default=0)
         if existing > spec.generation:
             raise NewerGeneration(tenant_id=spec.tenant_id, asked=spec.generation, existing=existing)
-
-
-async def _whole(doing: Coroutine[Any, Any, Found]) -> Found:
-    """Cancelled, it is still done to its end first: a worker that has lost its run hears of it in the midst of this."""
-    task = asyncio.ensure_future(doing)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.gather(task, return_exceptions=True)
-        raise
 
 
 def _up_to(generation: int, generations: Mapping[str, int]) -> list[str]:
