@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from landlord.tenants import runs
 from landlord.tenants.model import Execution
 from landlord.workflow.client import WorkflowClient
@@ -19,19 +21,23 @@ async def trigger(client: WorkflowClient, execution: Execution) -> bool:
     return result.created or result.digest is None or result.digest == execution.digest
 
 
-async def cancel(client: WorkflowClient, execution: Execution, *, force: bool = False) -> None:
-    """Ask for the end of a run whose wish to end is committed.
+async def cancel(client: WorkflowClient, execution: Execution, *, force: bool = False) -> bool:
+    """Ask for the end of a run whose wish to end is committed; whether the run under this id is ours.
 
     A run that the engine does not know is started and then cancelled: a trigger that is still on its way would start
-    it later, behind our back. Raises as :func:`trigger` does.
+    it later, behind our back. One that was not seen yet is started in any case: only that tells whose run is there.
+    Raises as :func:`trigger` does.
     """
     _ask_its_own(client, execution)
     reason = execution.cancel_reason or "cancelled"
-    try:
-        await client.cancel(execution.execution_id, reason=reason, force=force)
-    except ExecutionNotFound:
-        if await trigger(client, execution):
+    if execution.seen:
+        with contextlib.suppress(ExecutionNotFound):
             await client.cancel(execution.execution_id, reason=reason, force=force)
+            return True
+    ours = await trigger(client, execution)
+    if ours:
+        await client.cancel(execution.execution_id, reason=reason, force=force)
+    return ours
 
 
 def _ask_its_own(client: WorkflowClient, execution: Execution) -> None:

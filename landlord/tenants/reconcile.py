@@ -113,11 +113,12 @@ class Reconciler:
         if tenant is None:
             return False
         try:
-            ours = decision.trigger is None or await dispatch.trigger(self._client, decision.trigger)
-            if ours and decision.cancel is not None:
-                await dispatch.cancel(self._client, decision.cancel, force=decision.force)
+            if decision.cancel is not None:
+                ours = await dispatch.cancel(self._client, decision.cancel, force=decision.force)
+            else:
+                ours = decision.trigger is None or await dispatch.trigger(self._client, decision.trigger)
         except InvalidRequest as error:
-            asked = decision.trigger or decision.cancel
+            asked = decision.cancel or decision.trigger
             assert asked is not None
             await self._refuse(asked, message=str(error))
             return True

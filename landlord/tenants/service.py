@@ -149,12 +149,14 @@ class TenantService:
     async def _ask(self, snapshot: Snapshot, change: Change | None) -> Change | None:
         """Trigger or cancel what the change (or, for a repeat, the row) asks for; the change to follow, if any."""
         for execution in _concerned(snapshot, change):
-            if execution.cancel_requested_at is not None:
+            if execution.cancel_requested_at is None:
+                ours = await dispatch.trigger(self._client, execution)
+            else:
                 try:
-                    await dispatch.cancel(self._client, execution)
+                    ours = await dispatch.cancel(self._client, execution)
                 except InvalidRequest as error:  # it never was there, so there is nothing to wait for
                     return refused(snapshot, execution, message=str(error), policy=self._policy)
-            elif not await dispatch.trigger(self._client, execution):
+            if not ours:
                 foreign = ExecutionInfo(
                     execution_id=execution.execution_id, state=ExecutionState.RUNNING, digest="another"
                 )

@@ -6,7 +6,8 @@ import pytest
 from integration.rules.harness import executions, submit, tenant, unique
 
 from landlord.installation import Installation
-from landlord.tenants.commands import Create
+from landlord.tenants.commands import Create, Delete, Replace
+from landlord.tenants.errors import TriggerFailed
 from landlord.tenants.reconcile import Reconciler
 from landlord.workflow.provider import WorkflowRequest
 from landlord.workflow.providers.mock import MockProvider, Stay, Succeed
@@ -48,3 +49,22 @@ async def test_an_id_that_is_taken_by_somebody_else_is_left_alone(
     assert runs["plan"].error is not None
     assert runs["plan"].error["code"] == "NotOurs"
     assert engine.cancels == []
+
+
+@pytest.mark.parametrize(("command", "following"), [(Delete(), "delete"), (Replace(compute_config={"v": 2}), "plan-2")])
+async def test_an_id_that_is_taken_by_somebody_else_is_not_cancelled(
+    parts: Installation, engine: MockProvider, command: Delete | Replace, following: str
+) -> None:
+    """Rule 4: nobody has seen yet whose run it is, as the engine could not be asked."""
+    name = unique()
+    engine.default = Stay()
+    await engine.trigger(WorkflowRequest(execution_id=f"tenant-{name}-plan", payload=b'{"else":1}'), timeout=1)
+    engine.unavailable(times=1)
+    with pytest.raises(TriggerFailed):
+        await submit(parts, name, Create(compute_config={"v": 1}))
+    await submit(parts, name, command)
+    assert engine.cancels == []
+    assert engine.requests[-1].execution_id == f"tenant-{name}-{following}", "at once"
+    runs = await executions(parts, name)
+    assert runs["plan"].error is not None
+    assert runs["plan"].error["code"] == "NotOurs"
