@@ -12,9 +12,9 @@ from typing import TypeVar
 
 from landlord.dev.processes import LauncherError
 
-LOWEST, HIGHEST = 12_000, 32_767
-"""Below what systems hand out by themselves (Linux from 32768): nobody's connection takes a port between our look and
-the server's start, nor that of a server which is away for a moment."""
+NUMBERS = range(16_000, 20_000)
+"""Below those of the tenants' containers and what systems hand out by themselves (Linux from 32768): nobody takes a
+port between our look and the server's start, nor that of a server which is away for a moment."""
 ATTEMPTS = 3
 _LISTENING = "0A"
 """A socket's state, as Linux writes it."""
@@ -45,10 +45,11 @@ def listens(pid: int, *, port: int) -> bool:
 
 
 class Ports:
-    """Gives each port once. ``share`` of ``shares``: processes with different ones never give the same."""
+    """Gives each of the numbers once."""
 
-    def __init__(self, *, share: int = 0, shares: int = 1) -> None:
-        self._left = list(range(LOWEST + share, HIGHEST + 1, shares))
+    def __init__(self, numbers: range) -> None:
+        self._numbers = numbers
+        self._left = list(numbers)
         random.shuffle(self._left)
 
     def free(self) -> int:
@@ -58,10 +59,16 @@ class Ports:
             with suppress(OSError):
                 probe(port)
                 return port
-        raise LauncherError(f"every port from {LOWEST} to {HIGHEST} is taken")
+        raise LauncherError(f"every port from {self._numbers[0]} to {self._numbers[-1]} is taken")
+
+    def keep(self, port: int) -> None:
+        """Give it to nobody: it is for what listens there later, and cannot go to another."""
+        with suppress(ValueError):
+            self._left.remove(port)
 
 
-free_port = Ports().free
+_ours = Ports(NUMBERS)
+free_port, keep_port = _ours.free, _ours.keep
 """This process's."""
 
 

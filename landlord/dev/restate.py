@@ -22,7 +22,7 @@ from pathlib import Path
 import aiohttp
 
 from landlord.dev import folders, processes
-from landlord.dev.ports import free_port, on_free_port
+from landlord.dev.ports import free_port, keep_port, on_free_port
 from landlord.dev.processes import Child, LauncherError, Unavailable
 
 SOURCE = Path(__file__).with_name("restate_npm")
@@ -228,10 +228,10 @@ async def running(*, state: Path, nice: int = 0, identity_key: Path | None = Non
 def worker_port(*, state: Path) -> int:
     """The port of the worker of ``state``, always the same: runs that have begun go on at the address they began at."""
     file = folders.existing(state) / "restate-worker-port"
-    if file.exists():
-        return int(file.read_text())
-    port = free_port()
-    file.write_text(str(port))
+    if not file.exists():
+        file.write_text(str(free_port()))
+    port = int(file.read_text())
+    keep_port(port)
     return port
 
 

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from landlord.database.engine import Database
 from landlord.dev import cluster, controlplane, definition, docker, folders, kubernetes_binaries, postgres, restate
-from landlord.dev.ports import free_port, on_free_port, probe
+from landlord.dev.ports import free_port, keep_port, on_free_port, probe
 from landlord.dev.processes import Child, LauncherError, Unavailable
 from landlord.dev.service import Service
 from landlord.dev.watch import Watch, watching
@@ -146,6 +146,8 @@ async def running(options: Options, *, say: Say) -> AsyncIterator[System]:
     async with AsyncExitStack() as stack, watching(say=say) as watch:
         stack.enter_context(folders.held(state / "dev.lock", what=f"the state folder {state}"))
         _check_port(options.port)
+        for port in (options.port, settings.restate_worker_port):
+            keep_port(port)
         environment = {
             "LANDLORD_WORKFLOW_PROVIDER": options.workflow,
             "LANDLORD_INSTALLATION": os.environ.get("LANDLORD_INSTALLATION", f"dev-{folders.identity(state)}"),

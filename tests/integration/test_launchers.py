@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import random
 import shutil
 import signal
 import socket
@@ -26,6 +27,7 @@ from fixtures.docker import import_image
 from fixtures.kubernetes import Kubectl, SharedControlPlane, run_kubectl
 from fixtures.ports import free_port
 
+from landlord.compute.providers.docker.container import FIRST_PORT
 from landlord.dev import controlplane, docker, folders, kubernetes_binaries, ports, postgres, restate, system
 from landlord.dev.controlplane import ControlPlane
 from landlord.dev.docker import DockerEngine
@@ -156,6 +158,7 @@ async def _healthz(container: aiodocker.containers.DockerContainer) -> str:
 ORPHANS = """
 import asyncio, sys
 from pathlib import Path
+from landlord.compute.providers.docker.container import FIRST_PORT
 from landlord.dev import controlplane, docker, kubernetes_binaries, ports, postgres, restate, system
 
 async def main(state):
@@ -322,11 +325,53 @@ async def test_a_port_that_cannot_be_had_is_not_tried_for_ever(taken_port: int) 
 
 
 def test_every_port_is_given_once() -> None:
-    """And none that the system would give to a connection."""
-    first, second = (ports.Ports(share=share, shares=200) for share in (0, 1))
-    given = [each.free() for each in (first, second) for _ in range(50)]
+    """And none that a container or the system would give to a connection."""
+    given = [ports.free_port() for _ in range(50)]
     assert len(set(given)) == len(given)
-    assert max(given) < 32768
+    assert max(given) < FIRST_PORT
+
+
+def test_a_port_that_is_kept_is_given_to_nobody() -> None:
+    few = ports.Ports(range(16_000, 16_020))
+    kept = {16_003, 16_017}
+    for port in (*kept, 9080):
+        few.keep(port)
+    given = set()
+    with pytest.raises(LauncherError, match="every port from 16000 to 16019 is taken"):
+        while True:
+            given.add(few.free())
+    assert given
+    assert not given & kept
+
+
+async def test_the_port_of_the_api_is_given_to_nothing_that_starts_before_it(
+    database_url: str, component_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LANDLORD_DATABASE_URL", database_url)
+    monkeypatch.setattr(random, "shuffle", list.sort)
+    port = free_port()
+    last = ports.Ports(range(port - 10, port + 1))  # the last of them is given first
+    monkeypatch.setattr(system, "free_port", last.free)
+    monkeypatch.setattr(system, "keep_port", last.keep)
+    options = Options(
+        port=port, state=component_folder, workflow="local", compute="mock", kubernetes="off", reset=False
+    )
+    async with system.running(options, say=lambda _: None) as started:
+        assert started.url.endswith(f":{port}")
+        assert port not in {last.free() for _ in range(5)}
+
+
+def test_the_address_that_runs_go_on_at_is_given_to_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a state folder that was there before."""
+    few = ports.Ports(range(16_000, 16_003))
+    monkeypatch.setattr(restate, "keep_port", few.keep)
+    (tmp_path / "restate-worker-port").write_text("16001")
+    assert restate.worker_port(state=tmp_path) == 16001
+    given = []
+    with pytest.raises(LauncherError, match="is taken"):
+        while True:
+            given.append(few.free())
+    assert 16001 not in given
 
 
 async def test_a_state_folder_is_used_by_one_process_at_a_time(component_folder: Path) -> None:
