@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import time
+from functools import lru_cache
 
 import structlog
 from aiohttp import web
@@ -46,7 +47,6 @@ def envelope(*, tokens: Tokens | None, gate: SchemaGate) -> Middleware:
     async def surround(request: web.Request, handler: Handler) -> web.StreamResponse:
         began = time.perf_counter()
         request_id = _given_id(request) or f"{ours}-{next(numbers):x}"
-        structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
         try:
             if _guarded(request):
@@ -76,11 +76,14 @@ def _given_id(request: web.Request) -> str | None:
 def _guarded(request: web.Request) -> bool:
     """Whether a token and the database are needed. A path that leads nowhere is treated as what it looks like."""
     resource = request.match_info.route.resource
-    path = resource.canonical if resource is not None else request.path
+    return _needs_both(resource.canonical if resource is not None else request.path)
+
+
+@lru_cache(maxsize=1024)
+def _needs_both(path: str) -> bool:
     for prefix in PREFIXES:
         if path.startswith(prefix) and path[len(prefix) :][:1] in ("", "/"):
-            rest = path[len(prefix) :]
-            return not rest.startswith(OPEN)
+            return not path[len(prefix) :].startswith(OPEN)
     return False
 
 

@@ -127,7 +127,7 @@ class Database:
         """
         async with self._connection() as connection:
             cursor = psycopg.AsyncRawCursor(connection, row_factory=statement.rows)
-            await cursor.execute(statement.sql, statement.arguments(parameters))
+            await cursor.execute(statement.sql, statement.arguments(parameters), binary=True)
             has_rows = cursor.pgresult is not None and cursor.pgresult.nfields > 0
             return await cursor.fetchall() if has_rows else []
 

@@ -188,7 +188,8 @@ class Repository:
         raise AssertionError("unreachable")
 
     async def _load(self, tenant_ids: Sequence[str]) -> list[Snapshot]:
-        found = _snapshots(await self._database.execute(sql.LOAD, ids=list(dict.fromkeys(tenant_ids))))
+        document = orjson.dumps(list(dict.fromkeys(tenant_ids))).decode()
+        found = _snapshots(await self._database.execute(sql.LOAD, ids=document))
         return [found[tenant_id] for tenant_id in tenant_ids]
 
     async def _look_at(self, items: Sequence[tuple[str, int, float | None]]) -> list[None]:

@@ -109,7 +109,7 @@ _SNAPSHOT = f"now(), {_read(TENANT, 't.')}, {_read(EXECUTION, 'e.')}"
 LOAD = Statement(
     f"""
 select w.id, {_SNAPSHOT}, p.generation, p.version, p.counters
-from unnest(cast(:ids as text[])) as w(id)
+from jsonb_array_elements_text(cast(:ids as jsonb)) as w(id)  -- cheaper for psycopg than an array of texts
 left join tenants t on t.id = w.id
 left join executions e on e.tenant_id = t.id and (e.ended_at is null or e.execution_id = t.head)
 left join purged_tenants p on p.id = w.id

@@ -17,7 +17,7 @@ from landlord.workflow.providers.local import statements
 
 HOLDS = {"installation": "i", "execution_id": ["a"], "fence": [1]}
 STATEMENTS: dict[str, tuple[Statement, dict[str, Any]]] = {
-    "load": (sql.LOAD, {"ids": ["a", "b"]}),
+    "load": (sql.LOAD, {"ids": '["a", "b"]'}),
     "commit": (sql.COMMIT, {"changes": "[]"}),
     "page": (
         sql.page(status=False, compute_provider=False, labels=False, include_deleted=False, after=True),
