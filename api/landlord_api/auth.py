@@ -96,6 +96,7 @@ def _stamp(path: Path) -> Stamp:
 def _read(path: Path) -> tuple[tuple[Caller, bytes], ...]:
     """Callers and digests. Raises ``OSError``, and ``ValueError`` with the line's number but nothing of the line."""
     entries: list[tuple[Caller, bytes]] = []
+    lines: dict[bytes, int] = {}
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         text = line.strip()
         if not text or text.startswith("#"):
@@ -103,7 +104,10 @@ def _read(path: Path) -> tuple[tuple[Caller, bytes], ...]:
         found = _LINE.fullmatch(text)
         if found is None:
             raise ValueError(f"line {number} is not name:sha256-in-hexadecimal, or that with :{CALLBACKS} behind it")
-        entries.append((Caller(found["name"], found["scope"]), bytes.fromhex(found["digest"])))
+        digest = bytes.fromhex(found["digest"])
+        if (earlier := lines.setdefault(digest, number)) != number:  # whose would it be?
+            raise ValueError(f"line {number} has the token of line {earlier}")
+        entries.append((Caller(found["name"], found["scope"]), digest))
     if not entries:
         raise ValueError("it names nobody")
     return tuple(entries)

@@ -158,6 +158,7 @@ async def test_a_running_application_follows_the_file(
         ("alice:" + "g" * 64, "line 1"),
         ("alice:" + "0" * 64 + ":everything", "line 1"),
         ("alice:" + "0" * 64 + ":", "line 1"),
+        ("alice:" + "0" * 64 + "\n\nbob:" + "0" * 64 + ":callbacks", "line 3 has the token of line 1"),
     ],
 )
 def test_a_wrong_file_at_the_start(tmp_path: Path, content: str, why: str) -> None:

@@ -95,6 +95,30 @@ def test_what_a_text_must_be_is_said_in_words() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "image",
+    [
+        "nginx",
+        "nginx:1.2",
+        "NGINX.example/app",
+        "Host/app",
+        "my_org/my__app/a-b--c.d:V1_x.y-z",
+        "localhost:5000/a/b@sha256:" + "0" * 64,
+        "127.0.0.1:5000/app:1@sha256:" + "f" * 64,
+    ],
+)
+def test_an_image_that_an_engine_takes(image: str) -> None:
+    assert found(DOCKER, {"image": image}) == {}
+
+
+@pytest.mark.parametrize(
+    "image",
+    ["Nginx", "me/App", "a..b", "a___b", "-a", "a-", "a/", "/a", "a//b", "a:", "a:-1", "a b", "h-/a:1/b", "a@sha256:0"],
+)
+def test_an_image_that_no_engine_would_take(image: str) -> None:
+    assert found(DOCKER, {"image": image}).keys() == {"/image"}
+
+
 def test_every_pattern_of_docker_is_told_in_words() -> None:
     def wordless(schema: Any) -> list[str]:
         if isinstance(schema, list):

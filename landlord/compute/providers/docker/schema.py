@@ -15,11 +15,13 @@ def _pattern(pattern: str, words: str) -> dict[str, Any]:
     return {"pattern": pattern, "x-allowed": words}
 
 
+_WORD = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
+_HOST = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*"
 _IMAGE = _pattern(
-    r"^[A-Za-z0-9][A-Za-z0-9._-]*(:[0-9]+)?(/[a-z0-9][a-z0-9._-]*)*"
-    r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[a-f0-9]{64})?$",
+    rf"^(?:{_HOST}(?::[0-9]+)?/)?{_WORD}(?:/{_WORD})*(?::[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}})?(?:@sha256:[a-f0-9]{{64}})?$",
     "an image reference, [registry[:port]/]name[:tag][@sha256:digest], its name in lower case",
 )
+"""The grammar of https://pkg.go.dev/github.com/distribution/reference: what is no reference no engine would take."""
 _PATH = _pattern(r"^/[^\x00:]*$", "an absolute path without a colon")
 _NAME = _pattern(
     r"^[a-z0-9]([-a-z0-9]{0,48}[a-z0-9])?$",
