@@ -16,6 +16,7 @@ from marshmallow import Schema, ValidationError, fields
 from landlord import canonical
 from landlord_api.problems import BODY_LIMIT, Problem, invalid, too_large, unreadable
 from landlord_api.schemas.fields import Body, Path
+from landlord_api.schemas.requests import NoQuery
 
 _SUSPECT = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])|[0-9]{16}|[0-9][eE]")
 """Without one of these (an escaped NUL or surrogate, many digits, an exponent) JSON holds nothing that is refused."""
@@ -31,6 +32,8 @@ class RequestParser:
                 return _path(schema, request)
             case Body():
                 return _load(schema, await _body(schema, request), where=_pointer)
+            case NoQuery() if not request.query_string:
+                return {}
             case _:
                 return _load(schema, _query(schema, request), where=_parameter)
 

@@ -306,6 +306,31 @@ async def test_entity_tags(rest: Rest, tag: str) -> None:
     assert (reply.status, reply.pointers) == (400, {"If-None-Match"})
 
 
+@pytest.mark.parametrize(
+    ("method", "suffix"),
+    [("GET", ""), ("PUT", ""), ("PATCH", ""), ("DELETE", ""), ("POST", "/retry")],
+)
+async def test_a_parameter_that_nothing_takes_is_refused(rest: Rest, method: str, suffix: str) -> None:
+    """Who asks for a dry run must not have deleted."""
+    name = await rest.ready()
+    before = await rest.get(f"/api/tenants/{name}")
+    sent = {"compute_config": {**CONFIG, "replicas": 7}} if method in ("PUT", "PATCH") else None
+    reply = await rest.call(method, f"/api/tenants/{name}{suffix}?dry_run=true", json=sent)
+    assert reply.status == 400
+    assert reply["errors"] == [{"parameter": "dry_run", "detail": "is not a known parameter"}]
+    assert (await rest.get(f"/api/tenants/{name}")).raw == before.raw
+
+
+async def test_a_parameter_of_what_is_made_or_read_is_refused(rest: Rest) -> None:
+    reply = await rest.post("/api/tenants?dryRun=All", body())
+    assert reply["errors"] == [{"parameter": "dryRun", "detail": "is not a known parameter"}]
+    assert (await rest.get("/api/tenants/name")).status == 404
+    name = await rest.create()
+    execution = (await rest.get(f"/api/tenants/{name}"))["workflow_execution_id"]
+    reply = await rest.get(f"/api/executions/{execution}?verbose")
+    assert (reply.status, reply.pointers) == (400, {"verbose"})
+
+
 async def test_what_was_wrong_where_and_what_is_allowed(rest: Rest) -> None:
     """Not that the configuration is wrong where it is the provider, nor that what is ready makes progress."""
     reply = await rest.post("/api/tenants", body(compute_provider="dokcer"))

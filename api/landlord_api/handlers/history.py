@@ -36,6 +36,7 @@ class HistoryHandlers:
 
     @docs(tag=_TAG, summary="Get an execution")
     @match_info_schema(requests.ExecutionPath())
+    @querystring_schema(requests.NoQuery())
     @response_schema(ExecutionSchema(), code=200, description="The run, as Landlord has last seen it")
     @problems(400, 404)
     async def execution(self, request: web.Request) -> web.Response:

@@ -32,6 +32,7 @@ AfterCreate = Callable[[Tenant], Awaitable[None]]
 _TAG = "tenants"
 _CURSOR = "tenants"
 _ID = requests.TenantPath()
+_NO_QUERY = requests.NoQuery()
 _RECORD = TenantSchema()
 _CONDITIONS = (conditions.IF_MATCH, conditions.IDEMPOTENCY_KEY)
 _JSON = {"Content-Type": "application/json"}
@@ -57,6 +58,7 @@ class TenantHandlers:
         description="Records the tenant and starts its workflow at once. A POST that was answered 500 may be repeated.",
         headers=(conditions.IDEMPOTENCY_KEY,),
     )
+    @querystring_schema(_NO_QUERY)
     @json_schema(requests.CreateTenantSchema())
     @response_schema(_RECORD, code=202, description="Recorded, and its workflow is triggered (null id: created paused)")
     @problems(400, 409, 410, 413, 415, 422, 500)
@@ -114,6 +116,7 @@ class TenantHandlers:
         headers=(conditions.IF_MATCH, conditions.IF_NONE_MATCH),
     )
     @match_info_schema(_ID)
+    @querystring_schema(_NO_QUERY)
     @response_schema(_RECORD, code=200, description="The record, with its ETag")
     @problems(400, 404, 412)
     async def get(self, request: web.Request) -> web.Response:
@@ -140,6 +143,7 @@ class TenantHandlers:
         headers=_CONDITIONS,
     )
     @match_info_schema(_ID)
+    @querystring_schema(_NO_QUERY)
     @json_schema(requests.ReplaceTenantSchema())
     @response_schema(_RECORD, code=202, description="Recorded; the id is that of the run in charge")
     @problems(400, 404, 409, 410, 412, 413, 415, 422, 500)
@@ -163,6 +167,7 @@ class TenantHandlers:
         headers=_CONDITIONS,
     )
     @match_info_schema(_ID)
+    @querystring_schema(_NO_QUERY)
     @json_schema(requests.PatchTenantSchema())
     @response_schema(_RECORD, code=200, description="Recorded; nothing had to run")
     @response_schema(_RECORD, code=202, description="Recorded; the id is that of the run in charge")
@@ -179,6 +184,7 @@ class TenantHandlers:
         headers=_CONDITIONS,
     )
     @match_info_schema(_ID)
+    @querystring_schema(_NO_QUERY)
     @response_schema(_RECORD, code=202, description="Recorded, and its workflow is triggered")
     @problems(400, 404, 409, 410, 412, 422, 500)
     async def delete(self, request: web.Request) -> web.Response:
@@ -191,6 +197,7 @@ class TenantHandlers:
         headers=_CONDITIONS,
     )
     @match_info_schema(_ID)
+    @querystring_schema(_NO_QUERY)
     @json_schema(requests.RetryTenantSchema())
     @response_schema(_RECORD, code=202, description="Recorded, and its workflow is triggered")
     @problems(400, 404, 409, 410, 412, 413, 415, 422, 500)

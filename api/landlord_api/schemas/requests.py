@@ -164,6 +164,10 @@ class Query(Strict):
     error_messages: ClassVar[dict[str, str]] = {"unknown": "is not a known parameter"}  # type: ignore[misc]
 
 
+class NoQuery(Query):
+    """Of an operation without parameters: whoever gives one (``dry_run``, say) wants it to do something."""
+
+
 class PageQuery(Query):
     """Which page of a list."""
 
