@@ -33,6 +33,7 @@ from landlord.workflow.provider import (
     WorkflowRequest,
 )
 from landlord.workflow.providers.local import LocalProvider
+from landlord.workflow.providers.local.run import Run
 from landlord.workflow.providers.local.store import Checkpoint, Claimed, Ending
 from landlord.workflow.providers.local.worker import LocalWorker
 
@@ -754,6 +755,30 @@ async def test_what_another_is_just_claiming_is_not_waited_for(steady: LocalProv
         connection.execute("select 1 from local_executions where execution_id = %s for update", names[:1])
         [claimed] = await steady._store.claim(most=5, worker="one")
     assert claimed.hold.execution_id == names[1]
+
+
+async def test_a_run_whose_end_is_recorded_is_not_called_lost(
+    steady: LocalProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By leases that are renewed just then: nobody holds it any more."""
+
+    async def execute(_: bytes, __: Step) -> None:
+        return None
+
+    claimed, store = await started(steady), steady._store
+    run = Run(claimed, store=store, execute=execute, lease=10, asked_at=time.monotonic())
+    finish = store.finish
+
+    async def finish_and_renew(ending: Ending) -> bool:
+        recorded = await finish(ending)
+        run.judge((await store.renew([claimed.hold]))[claimed.hold], asked_at=time.monotonic())
+        await asyncio.sleep(0)
+        return recorded
+
+    monkeypatch.setattr(store, "finish", finish_and_renew)
+    with structlog.testing.capture_logs() as said:
+        await asyncio.create_task(run())
+    assert [(line["event"], line["state"]) for line in said] == [("run ended", "succeeded")]
 
 
 async def test_a_step_that_is_done_again_keeps_what_it_said_last_and_the_lease(

@@ -59,7 +59,8 @@ class Run:
     def judge(self, standing: Standing, *, asked_at: float) -> None:
         """Take the store's word, of a statement sent at ``asked_at`` (``time.monotonic``)."""
         if not standing.held:
-            self.interrupt(LetGo.LOST)
+            if not self._recording:  # else it may be over because its end is recorded; who records it is told
+                self.interrupt(LetGo.LOST)
             return
         self._held_until = max(self._held_until, asked_at + self._lease)
         if standing.cancel_reason is not None and self._cancel_reason is None and self._let_go is None:
