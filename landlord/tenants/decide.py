@@ -50,7 +50,8 @@ def decide(snapshot: Snapshot, *, word: ExecutionInfo | None, policy: Policy) ->
 
 
 def refused(snapshot: Snapshot, execution: Execution, *, message: str, policy: Policy) -> Change:
-    """The engine called the request invalid: the run, which was sent, will never be. What stands behind it follows."""
+    """The engine called the request invalid: the run, which was sent, will never be. What stands behind it follows, be
+    it only a newer spec."""
     tenant = snapshot.tenant
     assert tenant is not None
     ended = replace(
@@ -59,7 +60,8 @@ def refused(snapshot: Snapshot, execution: Execution, *, message: str, policy: P
         ended_at=snapshot.now,
         error=WorkflowFailure(code="InvalidRequest", message=message, permanent=True).to_json(),
     )
-    if snapshot.waiting is not None or not outcome.concerns(tenant, ended):
+    newer = ended.generation != tenant.generation and not outcome.behind(tenant)
+    if snapshot.waiting is not None or newer or not outcome.concerns(tenant, ended):
         tenant, following, event = _next(snapshot, tenant, ended, policy=policy)
     else:
         tenant, following, event = outcome.refuse(tenant, ended, now=snapshot.now, policy=policy)

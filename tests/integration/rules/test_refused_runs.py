@@ -93,3 +93,20 @@ async def test_what_stands_behind_a_run_that_was_refused_goes_on(
     assert [request.execution_id for request in engine.requests] == [f"tenant-{name}-{following}"]
     found = await tenant(parts, name)
     assert (found.workflow_execution_id, found.stalled) == (f"tenant-{name}-{following}", None)
+
+
+async def test_a_spec_that_came_before_the_refusal_is_run(
+    parts: Installation, engine: Refusing, reconciler: Reconciler
+) -> None:
+    """Rule 5: a failure counts only for its own generation. Nothing waits behind a run that seemed to be in order."""
+    name = unique()
+
+    async def corrected() -> None:
+        await submit(parts, name, Replace(compute_config={"v": 2}))
+
+    engine.meanwhile = corrected
+    assert (await submit(parts, name, Create(compute_config={"v": 1}))).status is Status.PLANNING
+    await reconciler.reconcile(name)
+    found = await tenant(parts, name)
+    assert (found.status, found.workflow_execution_id) == (Status.PLANNING, f"tenant-{name}-plan-2")
+    assert [b'"v":2' in request.payload for request in engine.requests] == [True]
