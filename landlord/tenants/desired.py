@@ -9,7 +9,7 @@ import uuid
 
 from msgspec.structs import replace
 
-from landlord.tenants import runs
+from landlord.tenants import outcome, runs
 from landlord.tenants.acceptance import Acceptance, Acceptor, bound_to
 from landlord.tenants.commands import Create, ResourceIdentity
 from landlord.tenants.lifecycle import ACTIONS, RETRY, Event, transition
@@ -90,7 +90,7 @@ class DesiredState(Acceptor, frozen=True):
             event = Event.START
         following = transition(tenant.status, event)
         tenant = replace(tenant, stalled=None, attempts=0)
-        if tenant.paused:
+        if outcome.held(tenant):
             return self.to_commit(tenant, event=event, started=False)
         sent, waiting = self.snapshot.sent, self.snapshot.waiting
         if sent is not None and not self.degraded(tenant, sent):

@@ -9,8 +9,8 @@ from integration.rules.harness import executions, submit, tenant, unique
 
 from landlord.installation import Installation
 from landlord.tenants.commands import Create, Delete, Replace, Retry
-from landlord.tenants.errors import TriggerFailed
-from landlord.tenants.model import Status
+from landlord.tenants.errors import TriggerFailed, TriggerRefused
+from landlord.tenants.model import Stalled, Status
 from landlord.tenants.reconcile import Reconciler
 from landlord.workflow.provider import ExecutionState, InvalidRequest, TriggerResult, WorkflowRequest
 from landlord.workflow.providers.mock import MockProvider, Stay
@@ -19,12 +19,13 @@ pytestmark = pytest.mark.timeout(60)
 
 
 class Refusing(MockProvider):
-    """Takes no first plan of any tenant. ``meanwhile`` happens once, before somebody hears of it."""
+    """Takes no first run of the action ``refused``. ``meanwhile`` happens once, before somebody hears of it."""
 
+    refused = "plan"
     meanwhile: Callable[[], Awaitable[None]] | None = None
 
     async def trigger(self, request: WorkflowRequest, *, timeout: float) -> TriggerResult:
-        if not request.execution_id.endswith("-plan"):
+        if not request.execution_id.endswith(f"-{self.refused}"):
             return await super().trigger(request, timeout=timeout)
         self._reach()
         if (happens := self.meanwhile) is not None:
@@ -110,3 +111,18 @@ async def test_a_spec_that_came_before_the_refusal_is_run(
     found = await tenant(parts, name)
     assert (found.status, found.workflow_execution_id) == (Status.PLANNING, f"tenant-{name}-plan-2")
     assert [b'"v":2' in request.payload for request in engine.requests] == [True]
+
+
+async def test_a_delete_that_was_refused_is_retried_at_once_though_the_tenant_is_paused(
+    parts: Installation, engine: Refusing
+) -> None:
+    """Pausing holds back no delete."""
+    name = unique()
+    engine.refused = "delete"
+    await submit(parts, name, Create(compute_config={}, paused=True))
+    with pytest.raises(TriggerRefused):
+        await submit(parts, name, Delete())
+    assert (await tenant(parts, name)).stalled is Stalled.DELETE_REFUSED
+    retried = await submit(parts, name, Retry())
+    assert (retried.stalled, retried.workflow_execution_id) == (None, f"tenant-{name}-delete-2")
+    assert [request.execution_id for request in engine.requests] == [f"tenant-{name}-delete-2"]
