@@ -65,6 +65,7 @@ class Rest(DesiredState, frozen=True):
             command.compute_config, tenant.compute_config
         )
         if tenant.status is Status.FAILED:
+            self._check_unpaused(tenant)
             self.check_config(tenant.compute_provider, command.compute_config)
             head = self.snapshot.head
             assert head is not None
@@ -155,6 +156,12 @@ class Rest(DesiredState, frozen=True):
         if faults := [Fault(pointer=pointer, message=why) for pointer, why in found.items() if why is not None]:
             raise Invalid("the patch is not valid", faults=faults)
 
+    @staticmethod
+    def _check_unpaused(tenant: Tenant) -> None:
+        """What has failed is retried only where something would run."""
+        if tenant.paused:
+            raise Conflict(f"tenant {tenant.id} is paused: nothing is retried until it is unpaused")
+
     def _delete(self, *, tenant: Tenant) -> Acceptance:
         if tenant.status is Status.DELETING:
             if self.repeats(tenant):
@@ -172,8 +179,8 @@ class Rest(DesiredState, frozen=True):
         if tenant.status is not Status.FAILED and tenant.stalled is None and not failed_trigger:
             retried = "only what failed, is stalled or could not be started is retried"
             raise Conflict(f"tenant {tenant.id} is {tenant.status}; {retried}")
-        if tenant.status is Status.FAILED and tenant.paused:
-            raise Conflict(f"tenant {tenant.id} is paused: nothing is retried until it is unpaused")
+        if tenant.status is Status.FAILED:
+            self._check_unpaused(tenant)
         if tenant.status is Status.DELETING and command.compute_config is not None:
             raise Conflict(f"tenant {tenant.id} is being deleted: its compute_config cannot change")
         config = tenant.compute_config if command.compute_config is None else command.compute_config

@@ -7,7 +7,7 @@ from integration.rules.harness import executions, submit, tenant, unique
 
 from landlord.installation import Installation
 from landlord.tenants.commands import Create, Delete, Edit, Patch, Replace, ResourceIdentity, Retry
-from landlord.tenants.errors import Conflict
+from landlord.tenants.errors import Conflict, TriggerFailed
 from landlord.tenants.model import Status, Tenant
 from landlord.tenants.reconcile import Reconciler
 from landlord.workflow.providers.mock import Fail, MockProvider, Stay, Succeed
@@ -47,6 +47,27 @@ async def test_what_failed_while_it_was_paused_can_be_unpaused_and_retried(
     unpaused = await submit(parts, name, Patch(merge={"paused": False}))
     assert (unpaused.status, unpaused.paused) == (Status.FAILED, False)
     retried = await submit(parts, name, Retry())
+    assert (retried.status, retried.workflow_execution_id) == (Status.PLANNING, f"tenant-{name}-plan-2")
+
+
+@pytest.mark.parametrize("v", [1, 2])
+async def test_a_post_is_no_retry_of_what_is_paused(
+    parts: Installation, engine: MockProvider, reconciler: Reconciler, v: int
+) -> None:
+    """The one that repeats or corrects a POST that was answered 500: nothing would run, now or once it is unpaused."""
+    name = unique()
+    engine.default = Stay()
+    engine.lose_triggers(1)
+    with pytest.raises(TriggerFailed):
+        await submit(parts, name, Create(compute_config={"v": 1}))
+    await submit(parts, name, Patch(merge={"paused": True}))
+    await reconciler.reconcile(name)
+    engine.finish(f"tenant-{name}-plan", Fail(message="never", permanent=True))
+    await reconciler.reconcile(name)
+    with pytest.raises(Conflict, match="is paused"):
+        await submit(parts, name, Create(compute_config={"v": v}))
+    await submit(parts, name, Patch(merge={"paused": False}))
+    retried = await submit(parts, name, Create(compute_config={"v": v}))
     assert (retried.status, retried.workflow_execution_id) == (Status.PLANNING, f"tenant-{name}-plan-2")
 
 
