@@ -19,7 +19,7 @@ from landlord.tenants.commands import Bind, Create, Delete, Edit, Patch, Remove,
 from landlord.tenants.desired import DesiredState
 from landlord.tenants.errors import Conflict, Exists, Fault, Invalid
 from landlord.tenants.ingest import Ingest
-from landlord.tenants.lifecycle import RETRY, Event, InvalidTransition, transition
+from landlord.tenants.lifecycle import Event, InvalidTransition, transition
 from landlord.tenants.model import DeletionPolicy, Snapshot, Stalled, Status, Tenant
 from landlord.tenants.runs import Policy
 
@@ -64,19 +64,20 @@ class Rest(DesiredState, frozen=True):
         same = command.compute_provider in (None, tenant.compute_provider) and canonical.equal(
             command.compute_config, tenant.compute_config
         )
+        answered = replace(tenant, unanswered=False)
+        behind = tenant.stalled is Stalled.RECORD_BEHIND
         if tenant.status is Status.FAILED:
             self._check_unpaused(tenant)
             self.check_config(tenant.compute_provider, command.compute_config)
-            head = self.snapshot.head
-            assert head is not None
-            answered = replace(tenant, unanswered=False, compute_config=command.compute_config)
-            behind = tenant.stalled is Stalled.RECORD_BEHIND
-            return self.respec(answered, event=RETRY[head.action], bump=behind or not same)
+            corrected = replace(answered, compute_config=command.compute_config)
+            return self.respec(corrected, event=self.retry_event(tenant), bump=behind or not same)
         if not same:
             raise Exists(f"tenant {tenant.id} exists already, with another spec")
         if self.repeats(tenant):
             return self.joined(tenant, repeat=True)
-        return self.to_commit(replace(tenant, unanswered=False), event="answered", started=True, accepted=False)
+        if behind:
+            return self.respec(answered, event=self.retry_event(tenant), bump=True)
+        return self.to_commit(answered, event="answered", started=True, accepted=False)
 
     def _replace(self, command: Replace, *, tenant: Tenant) -> Acceptance:
         deleting = tenant.status is Status.DELETING  # what would be repeated is the delete

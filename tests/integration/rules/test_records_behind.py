@@ -9,6 +9,7 @@ from integration.rules.harness import executions, submit, tenant, unique
 
 from landlord.installation import Installation
 from landlord.tenants.commands import Bind, Create, Patch, Replace, ResourceIdentity, Retry
+from landlord.tenants.errors import TriggerFailed
 from landlord.tenants.model import Stalled, Status
 from landlord.tenants.reconcile import Reconciler
 from landlord.workflow.providers.mock import Fail, MockProvider, Stay, Succeed
@@ -60,3 +61,28 @@ async def test_a_record_that_is_behind_runs_nothing_when_its_run_ends(
     changed = await submit(parts, name, Replace(compute_config={}))
     assert (changed.stalled, changed.generation) == (None, 8)
     assert len(engine.requests) == 2
+
+
+@pytest.mark.parametrize("ended", [True, False])
+async def test_a_post_that_is_repeated_says_what_is_wanted(
+    parts: Installation, engine: MockProvider, reconciler: Reconciler, ended: bool
+) -> None:
+    """Its first try was answered 500; whether the run of that has ended meanwhile or is still under way."""
+    name = unique()
+    engine.default = Stay()
+    engine.lose_triggers(1)
+    with pytest.raises(TriggerFailed):
+        await submit(parts, name, Create(compute_config={}))
+    await reconciler.reconcile(name)
+    identity = ResourceIdentity(namespace="default", uid="uid", generation=3)
+    await submit(parts, name, Bind(identity=identity, recorded_generation=7))
+    if ended:
+        engine.finish(f"tenant-{name}-plan", Fail(message="not now"))
+        await reconciler.reconcile(name)
+    created = await submit(parts, name, Create(compute_config={}))
+    assert (created.stalled, created.generation, created.unanswered) == (None, 8, False)
+    if not ended:
+        engine.finish(f"tenant-{name}-plan", Succeed(output={}))
+        await reconciler.reconcile(name)
+    assert engine.requests[-1].execution_id == f"tenant-{name}-plan-2"
+    assert b'"generation":8' in engine.requests[-1].payload
