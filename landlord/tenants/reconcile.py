@@ -20,7 +20,7 @@ from landlord.tenants import dispatch
 from landlord.tenants.decide import Decision, decide, refused
 from landlord.tenants.gate import EngineGate
 from landlord.tenants.hints import Announced, Hints
-from landlord.tenants.metrics import OLDEST, QUEUE, RECONCILED, TENANTS
+from landlord.tenants.metrics import OLDEST, QUEUE, RECONCILED, TENANTS, reconciling
 from landlord.tenants.model import Execution, Snapshot, Status
 from landlord.tenants.repository import Repository
 from landlord.tenants.runs import Policy
@@ -67,6 +67,7 @@ class Reconciler:
         self._queue: KeyedQueue[str] = KeyedQueue(backoff=policy.backoff, backoff_limit=policy.backoff_limit)
         self._gate = EngineGate(client=client, returned=self._engine_returned, backoff=policy.backoff)
         self._database_up = True
+        reconciling()
 
     async def run(self) -> None:
         """Reconcile for ever."""

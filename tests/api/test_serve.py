@@ -190,6 +190,11 @@ async def test_the_command(database_url: str) -> None:
                 assert answer.status == 202
             async with session.get(f"{line['url']}/readyz") as answer:
                 assert (await answer.json())["status"] == "ok"
+            async with session.get(f"{line['url']}/metrics") as answer:
+                shown = await answer.text()
+        assert "landlord_requests_accepted_total" in shown
+        assert "landlord_workflow_engine_up" not in shown, "only who reconciles knows"
+        assert "landlord_oldest_unconverged_seconds" not in shown
         api.send_signal(signal.SIGTERM)
         async with asyncio.timeout(15):
             _, rest = await api.communicate()

@@ -31,6 +31,7 @@ from fixtures.ports import free_port
 
 from landlord.dev import processes, restate
 from landlord.dev.processes import Unavailable
+from landlord.tenants.metrics import reconciling
 
 PAGES = ["README.md", "docs/concepts.md", "docs/operating.md", "deploy/README.md"]
 RESTATE_PAGE = "docs/providers/restate.md"
@@ -201,6 +202,7 @@ async def test_links_lead_somewhere() -> None:
 async def test_metrics_that_are_named_exist() -> None:
     for module in METRICS:
         importlib.import_module(module)
+    reconciling()
     known = set()
     for family in prometheus_client.REGISTRY.collect():
         known |= {family.name, f"{family.name}_total"} if family.type == "counter" else {family.name}

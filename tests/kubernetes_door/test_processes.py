@@ -102,7 +102,10 @@ async def test_operator_and_worker_make_a_tenant_ready(
         await landlord.apply({"size": 1})
         await landlord.until_ready()
         assert "OS signals are ignored" not in operator.output, "they are ours, not kopf's"
-        assert "landlord_operator_passes_total" in (await operator.get("/metrics"))[1]
+        shown = (await operator.get("/metrics"))[1]
+        assert "landlord_operator_passes_total" in shown
+        assert "landlord_workflow_engine_up 1.0" in shown
+        assert "landlord_oldest_unconverged_seconds" in shown
         assert (await operator.get("/healthz"))[0] == 200
         await cluster.kill_api()
         await operator.until("/readyz", code=200, text='"cluster"')
