@@ -21,7 +21,7 @@ import psycopg
 from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.errors import QueryCanceled, ReadOnlySqlTransaction
-from psycopg.pq import TransactionStatus
+from psycopg.pq import PGconn, TransactionStatus
 from psycopg.types.json import set_json_loads
 from psycopg.waiting import wait_async
 from pydantic import SecretStr
@@ -61,6 +61,8 @@ _CONNECTION: dict[str, str | int] = {
     "keepalives_count": 2,
 }
 _SCHEMES = ("postgresql://", "postgres://")
+_WRONG = re.compile(rb"^(?:invalid |weak sslmode |definition of service )", re.MULTILINE)
+"""How libpq begins what it says of a value, for each host."""
 
 _WHY = {
     "certificate": "certificates do not fit",
@@ -213,7 +215,20 @@ def _conninfo(url: str) -> str:
                     host.encode("idna")  # UnicodeError for what could be nobody's name
             own = given.get("options", os.environ.get("PGOPTIONS", ""))
             options = " ".join([str(own), *(f"-c {name}={value}" for name, value in _SESSION.items())])
-            return make_conninfo(url, options=options, **_CONNECTION)
+            conninfo = make_conninfo(url, options=options, **_CONNECTION)
+            if _taken(conninfo, hosts=str(given.get("port", "")).count(",") + 1):
+                return conninfo
+            raise ValueError("holds a value that libpq does not take: the port's, sslmode's or another parameter's")
     except (psycopg.ProgrammingError, UnicodeError):
         pass
     raise ValueError("not a database URL (postgresql://user:password@host:port/name)")
+
+
+def _taken(conninfo: str, *, hosts: int) -> bool:
+    """Whether libpq takes all values. It says so only when it is to connect: here to where nobody can listen."""
+    nowhere = make_conninfo(conninfo, host=",".join(["/dev/null"] * hosts), hostaddr="")
+    tried = PGconn.connect_start(nowhere.encode())
+    try:
+        return _WRONG.search(tried.error_message) is None
+    finally:
+        tried.finish()

@@ -161,6 +161,30 @@ async def test_what_is_no_url_is_said_at_once(url: str) -> None:
         Database(SecretStr(url), pool_size=1)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:s3cret@127.0.0.1:port/landlord",
+        "postgresql://127.0.0.1:65536/landlord",
+        "postgresql://one.invalid:5432,two.invalid:65536/landlord",
+        "postgresql:///landlord?sslmode=verify_full",
+        "postgresql:///landlord?hostaddr=127.0.0.1&channel_binding=s3cret",
+        "postgresql:///landlord?service=s3cret",
+    ],
+)
+async def test_what_libpq_does_not_take_is_said_at_once(url: str) -> None:
+    """And not tried for ever, as if Postgres were away."""
+    with pytest.raises(ValueError, match="holds a value that libpq does not take") as refused:
+        Database(SecretStr(url), pool_size=1)
+    assert "s3cret" not in str(refused.value)
+
+
+async def test_what_only_a_server_can_refuse_is_not_judged() -> None:
+    several = "postgresql://one.invalid,two.invalid:5433/landlord?sslmode=verify-full&sslrootcert=/nowhere"
+    for url in (several, "postgresql:///landlord?gssencmode=require", "postgresql:///landlord?hostaddr=127.0.0.1,::1"):
+        Database(SecretStr(url), pool_size=1)
+
+
 async def test_where_nobody_listens_it_is_unavailable_at_once() -> None:
     async with Database(SecretStr("postgresql://127.0.0.1:1/landlord"), pool_size=1) as database:
         with pytest.raises(DatabaseUnavailable, match=r"\(connection refused\)$"):
