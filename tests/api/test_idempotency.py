@@ -40,6 +40,14 @@ async def test_another_body_under_the_same_key(rest: Rest) -> None:
         assert (reply.status, reply.pointers) == (422, {"Idempotency-Key"})
 
 
+async def test_what_was_refused_is_tried_anew(rest: Rest) -> None:
+    name, headers = await rest.ready(), key(unique())
+    body = {"id": name, "compute_config": CONFIG}
+    assert (await rest.post("/api/tenants", body, headers=headers)).status == 409
+    gone = await rest.deleted()
+    assert (await rest.post("/api/tenants", {**body, "id": gone}, headers=headers)).status == 202
+
+
 async def test_keys_belong_to_method_and_path(rest: Rest) -> None:
     headers = key(unique())
     one, other = await rest.ready(), await rest.ready()

@@ -136,7 +136,13 @@ class EventSchema(Answer):
 
     id = fields.String(required=True)
     at = fields.DateTime(required=True)
-    who = fields.String(required=True, metadata={"description": "Name of the token, or `anonymous`."})
+    who = fields.String(
+        required=True,
+        metadata={
+            "description": "By door: `api`, the name of the token, or `anonymous`; `kubernetes`, the resource as "
+            "`namespace/name`; `controller`, `landlord`."
+        },
+    )
     door = fields.String(required=True, validate=validate.OneOf([*Door]))
     event = fields.String(required=True)
     from_status = fields.String(required=True, allow_none=True, validate=validate.OneOf([*Status]))
