@@ -25,7 +25,7 @@ WHY = {
     410: "The tenant is deleted.",
     412: "`If-Match` names another version.",
     413: "The body is larger than 256 KiB.",
-    415: "The body's media type is not taken here.",
+    415: "The body's media type or content coding is not taken here.",
     422: "The idempotency key was used with another body.",
     500: "`Failed to trigger workflow`: the request is recorded, the reconciler goes on with it; or an internal error.",
     503: "The database is away, has another schema, or too much is waiting. Try again after `Retry-After` seconds.",

@@ -21,6 +21,9 @@ from landlord_api.schemas.requests import NoQuery
 _SUSPECT = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])|[0-9]{16}|[0-9][eE]")
 """Without one of these (an escaped NUL or surrogate, many digits, an exponent) JSON holds nothing that is refused."""
 
+CODINGS = ("gzip", "deflate")
+"""What aiohttp decodes. It hands over a body in any other as it is."""
+
 
 class RequestParser:
     """The interface of a webargs parser, as far as the middleware uses it. Raises :class:`Problem`."""
@@ -75,6 +78,13 @@ async def _body(schema: Body, request: web.Request) -> Any:
             f"the body's media type must be {' or '.join(schema.media_types)}",
             errors=[{"header": "Content-Type", "detail": f"must be one of {allowed}"}],
             headers={"Accept-Patch" if request.method == "PATCH" else "Accept": allowed},
+        )
+    if request.headers.get("Content-Encoding", "identity").lower() not in ("identity", *CODINGS):
+        raise Problem(
+            415,
+            f"the body's content coding must be {' or '.join(CODINGS)}",
+            errors=[{"header": "Content-Encoding", "detail": f"must be one of {', '.join(CODINGS)}, or left out"}],
+            headers={"Accept-Encoding": ", ".join(CODINGS)},
         )
     raw = await _read(request)
     if not raw:
