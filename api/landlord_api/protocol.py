@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 from aiohttp import web
 from aiohttp.http import RawRequestMessage
-from aiohttp.http_exceptions import ContentEncodingError, TransferEncodingError
+from aiohttp.http_exceptions import ContentEncodingError, LineTooLong, TransferEncodingError
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import _ErrInfo
 from multidict import CIMultiDictProxy
@@ -25,6 +25,8 @@ from landlord_api.problems import Problem
 
 CONTINUE = "100-continue"
 """The one expectation there is."""
+LONGEST_TARGET = 8_000
+"""Bytes (RFC 9112, 3). A header field may have some more, which tells the two apart."""
 
 _log = structlog.get_logger(__name__)
 
@@ -33,6 +35,9 @@ class Runner(web.AppRunner):
     """Serves an application with :class:`Protocol`."""
 
     __slots__ = ()
+
+    def __init__(self, app: web.Application, **kwargs: Any) -> None:
+        super().__init__(app, max_line_size=LONGEST_TARGET, **kwargs)
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
@@ -113,6 +118,12 @@ class Protocol(web.RequestHandler):
 def _problem(status: int, error: BaseException | None) -> Problem:
     if status >= 500:
         return Problem(status, "an internal error")
-    if isinstance(error, ContentEncodingError | TransferEncodingError):
-        return problems.unreadable()
-    return Problem(status, "this is no HTTP/1.1 request, or its head is too large")
+    match error:
+        case ContentEncodingError() | TransferEncodingError():
+            return problems.unreadable()
+        case LineTooLong(args=(_, limit, *_)) if limit == LONGEST_TARGET:
+            return Problem(414, f"the path and query must have at most {limit} bytes", kind="too-large")
+        case LineTooLong(args=(_, limit, *_)):
+            return Problem(431, f"each header field must have at most {limit} bytes", kind="too-large")
+        case _:
+            return Problem(status, "this is no HTTP/1.1 request that is understood here")
