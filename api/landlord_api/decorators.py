@@ -17,7 +17,8 @@ Decorator = Callable[[Handler], Handler]
 _PROBLEM = ProblemSchema()
 
 WHY = {
-    400: "Malformed or invalid; `errors` names every field that is wrong. Nothing was stored.",
+    400: "Malformed or invalid; `errors` names every field that is wrong, those of a spec once the rest is right. "
+    "Nothing was stored.",
     401: "A bearer token is required.",
     403: "The token is a worker's: it may only call back.",
     404: "No such tenant, execution or route.",
