@@ -150,8 +150,9 @@ async def test_an_engine_that_is_away(make: Make, tenant: Tenant, tmp_path: Path
     ):
         with pytest.raises(ComputeUnavailable, match="cannot be reached"):
             await call
-    with pytest.raises(ComputeUnavailable, match="LANDLORD_DOCKER_HOST"):
-        await make(host="nonsense").ready()
+    for host in ("nonsense", "tcp://127.0.0.1:port", "tcp://127.0.0.1:65536", "ssh://"):
+        with pytest.raises(ComputeUnavailable, match="LANDLORD_DOCKER_HOST"):
+            await make(host=host).ready()
 
 
 async def test_an_engine_that_does_not_answer(make: Make, tmp_path: Path) -> None:

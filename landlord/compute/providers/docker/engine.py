@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -161,15 +162,21 @@ class Engine:
     def _connect(self) -> Docker:
         if self._docker is None:
             try:
-                from aiodocker import Docker
+                from aiodocker import Docker, DockerError
             except ImportError:
                 raise ComputeUnavailable("the docker provider needs aiodocker: install landlord[docker]") from None
             timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT, sock_connect=CONNECT_TIMEOUT)
             try:
+                _ = urlsplit(self._host or "").port  # ValueError for what is none: aiodocker finds out when it calls
                 self._docker = Docker(url=self._host, timeout=timeout)
-            except (AssertionError, ValueError):
-                # aiodocker asserts that it found a socket where it was given no address.
-                where = "LANDLORD_DOCKER_HOST is not an engine's address" if self._host else "no engine was found"
+            except (AssertionError, ValueError, DockerError):
+                # aiodocker asserts that it found a socket where it was given no address. The last is that it wants
+                # something for ssh.
+                where = (
+                    "LANDLORD_DOCKER_HOST is not an engine's address (unix:///path or tcp://host:port)"
+                    if self._host
+                    else "no engine was found"
+                )
                 raise ComputeUnavailable(f"cannot reach the Docker engine: {where}") from None
         return self._docker
 
