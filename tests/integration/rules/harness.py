@@ -17,11 +17,12 @@ from pydantic import SecretStr
 from landlord.database.statement import Statement
 from landlord.installation import Installation, assemble
 from landlord.settings import Settings
-from landlord.tenants.commands import Request
+from landlord.tenants.commands import Create, Request
+from landlord.tenants.errors import TriggerFailed
 from landlord.tenants.model import Door, Execution, Status, Tenant
 from landlord.tenants.reconcile import Reconciler
 from landlord.workflow.client import WorkflowClient
-from landlord.workflow.providers.mock import MockProvider
+from landlord.workflow.providers.mock import MockProvider, Stay
 
 
 @pytest.fixture
@@ -70,6 +71,16 @@ async def submit(parts: Installation, tenant_id: str, command: Any) -> Tenant:
     answer = await parts.service.submit(Request(tenant_id=tenant_id, command=command, who="tester", door=Door.API))
     assert answer.snapshot.tenant is not None
     return answer.snapshot.tenant
+
+
+async def unanswered(parts: Installation, engine: MockProvider, *, config: dict[str, Any]) -> str:
+    """A tenant whose POST was answered 500: the trigger is lost, and what is triggered later goes on for ever."""
+    name = unique()
+    engine.default = Stay()
+    engine.lose_triggers(1)
+    with pytest.raises(TriggerFailed):
+        await submit(parts, name, Create(compute_config=config))
+    return name
 
 
 async def tenant(parts: Installation, tenant_id: str) -> Tenant:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from integration.rules.harness import in_status, reconciling, submit, tenant, unique, until
+from integration.rules.harness import in_status, reconciling, submit, tenant, unanswered, unique, until
 
 from landlord.installation import Installation
 from landlord.tenants.commands import Create, Delete, Patch, Remove, Replace, ResourceIdentity, Retry
@@ -69,11 +69,7 @@ async def test_a_resource_that_goes_tells_the_generation_it_has_seen(parts: Inst
 async def test_a_tenant_that_is_being_deleted_is_neither_created_nor_replaced(
     parts: Installation, engine: MockProvider
 ) -> None:
-    name = unique()
-    engine.default = Stay()
-    engine.lose_triggers(1)
-    with pytest.raises(TriggerFailed):
-        await submit(parts, name, Create(compute_config={"v": 1}))
+    name = await unanswered(parts, engine, config={"v": 1})
     engine.unavailable()
     with pytest.raises(TriggerFailed):
         await submit(parts, name, Delete())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from integration.rules.harness import executions, submit, tenant, unique
+from integration.rules.harness import executions, submit, tenant, unanswered, unique
 
 from landlord.installation import Installation
 from landlord.tenants.commands import Create
@@ -32,11 +32,7 @@ async def test_a_failed_trigger_withholds_the_id_until_the_run_is_seen(
 async def test_a_repeated_post_is_that_request_and_any_other_is_refused(
     parts: Installation, engine: MockProvider
 ) -> None:
-    name = unique()
-    engine.lose_triggers(1)
-    engine.default = Stay()
-    with pytest.raises(TriggerFailed):
-        await submit(parts, name, Create(compute_config={"v": 1}))
+    name = await unanswered(parts, engine, config={"v": 1})
     with pytest.raises(Exists):
         await submit(parts, name, Create(compute_config={"v": 2}))
     repeated = await submit(parts, name, Create(compute_config={"v": 1}))

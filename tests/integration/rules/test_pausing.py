@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from integration.rules.harness import executions, submit, tenant, unique
+from integration.rules.harness import executions, submit, tenant, unanswered, unique
 
 from landlord.installation import Installation
 from landlord.tenants.commands import Create, Delete, Edit, Patch, Replace, ResourceIdentity, Retry
-from landlord.tenants.errors import Conflict, TriggerFailed
+from landlord.tenants.errors import Conflict
 from landlord.tenants.model import Status, Tenant
 from landlord.tenants.reconcile import Reconciler
 from landlord.workflow.providers.mock import Fail, MockProvider, Stay, Succeed
@@ -55,11 +55,7 @@ async def test_a_post_is_no_retry_of_what_is_paused(
     parts: Installation, engine: MockProvider, reconciler: Reconciler, v: int
 ) -> None:
     """The one that repeats or corrects a POST that was answered 500: nothing would run, now or once it is unpaused."""
-    name = unique()
-    engine.default = Stay()
-    engine.lose_triggers(1)
-    with pytest.raises(TriggerFailed):
-        await submit(parts, name, Create(compute_config={"v": 1}))
+    name = await unanswered(parts, engine, config={"v": 1})
     await submit(parts, name, Patch(merge={"paused": True}))
     await reconciler.reconcile(name)
     engine.finish(f"tenant-{name}-plan", Fail(message="never", permanent=True))

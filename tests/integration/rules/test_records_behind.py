@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from integration.rules.harness import executions, submit, tenant, unique
+from integration.rules.harness import executions, submit, tenant, unanswered, unique
 
 from landlord.installation import Installation
 from landlord.tenants.commands import Bind, Create, Patch, Replace, ResourceIdentity, Retry
-from landlord.tenants.errors import TriggerFailed
 from landlord.tenants.model import Stalled, Status
 from landlord.tenants.reconcile import Reconciler
 from landlord.workflow.providers.mock import Fail, MockProvider, Stay, Succeed
@@ -68,11 +67,7 @@ async def test_a_post_that_is_repeated_says_what_is_wanted(
     parts: Installation, engine: MockProvider, reconciler: Reconciler, ended: bool
 ) -> None:
     """Its first try was answered 500; whether the run of that has ended meanwhile or is still under way."""
-    name = unique()
-    engine.default = Stay()
-    engine.lose_triggers(1)
-    with pytest.raises(TriggerFailed):
-        await submit(parts, name, Create(compute_config={}))
+    name = await unanswered(parts, engine, config={})
     await reconciler.reconcile(name)
     identity = ResourceIdentity(namespace="default", uid="uid", generation=3)
     await submit(parts, name, Bind(identity=identity, recorded_generation=7))
